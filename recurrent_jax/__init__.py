@@ -1,0 +1,37 @@
+"""Recurrent networks in JAX: cells as pure functions, and kernels that unroll them."""
+
+from recurrent_jax.cells import (
+    GRU,
+    LSTM,
+    RNN,
+    Cell,
+    GRUParams,
+    LSTMCarry,
+    LSTMParams,
+    PointwiseCell,
+    RNNCarry,
+    RNNParams,
+)
+from recurrent_jax.check_cell import CellReport, check_cell
+from recurrent_jax.kernels import Explanation
+from recurrent_jax.unroll import explain, unroll
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "Cell",
+    "CellReport",
+    "Explanation",
+    "GRUParams",
+    "LSTMCarry",
+    "LSTMParams",
+    "PointwiseCell",
+    "RNNCarry",
+    "RNNParams",
+    "check_cell",
+    "explain",
+    "unroll",
+]

@@ -1,0 +1,116 @@
+"""Checks at the public boundary: each error names the argument, what was expected and what came."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from recurrent_jax.cells.base import Array, PointwiseCell
+
+
+def check_cell_methods(cell: Any) -> None:
+    """Raises TypeError unless `cell` is an instance that has what the contract asks for."""
+    if isinstance(cell, type):
+        raise TypeError(f"cell: expected an instance, got the class {cell.__name__}; write {cell.__name__}(...)")
+    missing = [name for name in ("init", "initial_carry", "step") if not callable(getattr(cell, name, None))]
+    if missing:
+        raise TypeError(f"cell: expected the methods init, initial_carry and step, {cell!r} lacks {', '.join(missing)}")
+
+
+def check_inputs(cell: Any, params: Any, xs: Any) -> Array:
+    """Returns `xs` as a floating array `[T, ..., D]` whose D fits the parameters."""
+    if not hasattr(xs, "dtype") or not hasattr(xs, "shape"):
+        raise TypeError(f"xs: expected an array [T, ..., D], got {type(xs).__name__}")
+    if not jnp.issubdtype(xs.dtype, jnp.floating):
+        raise TypeError(f"xs: expected a floating dtype, got {xs.dtype}; one-hot encode or embed integers first")
+    if len(xs.shape) < 2:
+        raise ValueError(f"xs: expected [T, ..., D], got {list(xs.shape)}")
+    if not isinstance(cell, PointwiseCell):
+        return jnp.asarray(xs)
+    leaves = jax.tree.leaves(params)
+    if not leaves or any(not hasattr(leaf, "shape") for leaf in leaves) or not hasattr(params, "w_x"):
+        raise TypeError(f"params: expected what {cell!r}.init returns, got {type(params).__name__}")
+    size = cell.in_size(params)
+    expected = _param_shapes(cell, size)
+    if not _same_structure(params, expected) or _shapes(params) != _shapes(expected):
+        raise ValueError(f"params: expected {_describe(expected)} as {cell!r}.init returns, got {_describe(params)}")
+    if xs.shape[-1] != size:
+        raise ValueError(f"xs: expected [T, ..., {size}], got {list(xs.shape)}")
+    return jnp.asarray(xs)
+
+
+def check_carry(cell: Any, params: Any, carry: Any, batch_shape: tuple[int, ...]) -> None:
+    """Raises unless `carry` has the structure, shapes and dtypes of the cell's initial carry."""
+    expected = jax.eval_shape(lambda p: cell.initial_carry(p, batch_shape), params)
+    if not _same_structure(carry, expected):
+        raise ValueError(f"carry: expected {_describe(expected)}, got {_describe(carry)}")
+    same = lambda a, b: tuple(a.shape) == tuple(b.shape) and a.dtype == b.dtype
+    if not all(jax.tree.leaves(jax.tree.map(same, jax.tree.map(jnp.asarray, carry), expected))):
+        raise ValueError(f"carry: expected {_describe(expected)}, got {_describe(carry)}")
+
+
+def mask_from(lengths: Any, mask: Any, time_shape: tuple[int, ...]) -> Array | None:
+    """The mask `[T, ...]` that `lengths` or `mask` states; None where there is neither."""
+    if lengths is not None and mask is not None:
+        raise ValueError("lengths: expected lengths or mask, got both; write the lengths into the mask")
+    if lengths is None:
+        return check_flags("mask", mask, time_shape)
+    steps, *batch = time_shape
+    lengths = lengths if hasattr(lengths, "dtype") else np.asarray(lengths)
+    if not jnp.issubdtype(lengths.dtype, jnp.integer):
+        raise TypeError(f"lengths: expected integers, got {lengths.dtype}")
+    if list(lengths.shape) != batch:
+        raise ValueError(f"lengths: expected shape {batch}, got {list(lengths.shape)}")
+    if not isinstance(lengths, jax.core.Tracer) and lengths.size:
+        low, high = int(lengths.min()), int(lengths.max())
+        if low < 0 or high > steps:
+            raise ValueError(f"lengths: expected values from 0 to T={steps}, got {low if low < 0 else high}")
+    lengths = jnp.asarray(lengths)
+    return jax.lax.broadcasted_iota(lengths.dtype, time_shape, 0) < lengths[None]
+
+
+def check_flags(name: str, flags: Any, time_shape: tuple[int, ...]) -> Array | None:
+    """Returns `mask` or `resets` as an array of bool `[T, ...]`, or None."""
+    if flags is None:
+        return None
+    flags = jnp.asarray(flags)
+    if flags.dtype != jnp.bool_:
+        raise TypeError(f"{name}: expected bool, got {flags.dtype}")
+    if flags.shape != time_shape:
+        raise ValueError(f"{name}: expected shape {list(time_shape)}, got {list(flags.shape)}")
+    return flags
+
+
+def check_positive(name: str, value: Any) -> int:
+    """Returns `value` as an int of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+    return int(value)
+
+
+@functools.lru_cache(maxsize=256)
+def _param_shapes(cell: PointwiseCell, in_size: int) -> Any:
+    """Shapes of what `cell.init` returns; traced once for each cell and size."""
+    return jax.eval_shape(lambda: cell.init(jax.random.key(0), in_size))
+
+
+def _same_structure(a: Any, b: Any) -> bool:
+    return bool(jax.tree.structure(a) == jax.tree.structure(b))
+
+
+def _shapes(tree: Any) -> list[tuple[int, ...]]:
+    return [tuple(leaf.shape) for leaf in jax.tree.leaves(tree)]
+
+
+def _describe(tree: Any) -> str:
+    """A pytree in one line: `LSTMCarry(h float32[8,16], c float32[8,16])`."""
+    if hasattr(tree, "_fields"):
+        parts = (f"{name} {_describe(getattr(tree, name))}" for name in tree._fields)
+        return f"{type(tree).__name__}({', '.join(parts)})"
+    if isinstance(tree, (tuple, list)):
+        return f"{type(tree).__name__}({', '.join(map(_describe, tree))})"
+    if hasattr(tree, "shape") and hasattr(tree, "dtype"):
+        return f"{tree.dtype}[{','.join(map(str, tree.shape))}]"
+    return type(tree).__name__ if tree is not None else "None"

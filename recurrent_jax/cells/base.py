@@ -1,0 +1,220 @@
+"""The cell contract, and the base class of every pointwise cell.
+
+A cell is a frozen dataclass of pure methods. Parameters and carries are NamedTuples of arrays.
+
+Letters: T time, B batch, D inputs, H units, G gates.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array
+PyTree = Any
+Initializer = Callable[..., Array]
+
+# One object each, so that two cells built with the defaults compare equal and share a compilation.
+INPUT_INIT: Initializer = jax.nn.initializers.lecun_normal()
+RECURRENT_INIT: Initializer = jax.nn.initializers.orthogonal()
+
+_COMPUTE_DTYPES = ("float16", "bfloat16", "float32", "float64")
+
+
+class Cell(Protocol):
+    """What `unroll` needs of a cell. Inherit `PointwiseCell` wherever the cell allows it: it is faster."""
+
+    def init(self, key: Array, in_size: int) -> Any:
+        """Draws the parameters of a layer that reads inputs of `in_size` features."""
+
+    def initial_carry(self, params: Any, batch_shape: tuple[int, ...] = ()) -> Any:
+        """Returns the carry before the first step."""
+
+    def step(self, params: Any, carry: Any, x: Array) -> tuple[Any, PyTree]:
+        """Consumes one input `x [..., D]`; returns the next carry and the output."""
+
+
+class RNNParams(NamedTuple):
+    """Parameters of one recurrent layer: `w_x [D, G*H]`, `w_h [H, G*H]`, `b [G*H]`."""
+
+    w_x: Array
+    w_h: Array
+    b: Array
+
+
+class RNNCarry(NamedTuple):
+    """The hidden state `h [..., H]`."""
+
+    h: Array
+
+
+def accumulator(dtype: np.dtype) -> np.dtype:
+    """The dtype in which matmuls of `dtype` accumulate and gates are computed: at least float32."""
+    return np.dtype(np.float32) if dtype.itemsize < 4 else dtype
+
+
+def matmul(x: Array, w: Array) -> Array:
+    """`x @ w` with at least float32 accumulation and result."""
+    return jnp.matmul(x, w, preferred_element_type=accumulator(x.dtype))
+
+
+def along_batch(vector: Array, like: Array) -> Array:
+    """A vector `[n]` as `[1, ..., 1, n]`, to meet `like [..., n]` without implicit rank promotion."""
+    return vector.reshape((1,) * (like.ndim - 1) + vector.shape)
+
+
+def draw(init: Initializer, key: Array, shape: tuple[int, int], gates: int, dtype: np.dtype) -> Array:
+    """Draws a `[rows, gates*units]` matrix, each gate's block on its own.
+
+    Half precision is drawn in float32 and rounded: QR, which orthogonal blocks need, knows no less.
+    """
+    exact = accumulator(dtype)
+    blocks = [init(k, shape, exact) for k in jax.random.split(key, gates)]
+    return jnp.concatenate(blocks, axis=-1).astype(dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class PointwiseCell:
+    """Base of every cell that is one recurrent matmul and an elementwise function.
+
+    Equations, with `r_t` the only place where units mix over time:
+
+        z_t = x_t W_x + b          project
+        r_t = h_{t-1} W_h          recurrent_kernel
+        carry_t, y_t = pointwise(params, carry_{t-1}, z_t, r_t)
+
+    A subclass sets `gates` and writes `pointwise`; every kernel, with its gradient, follows from
+    that. `pointwise` must act on each row of the batch by itself. It sees its arguments in the accumulator's dtype
+    (float32 under bfloat16 or float16 compute) and what it returns is rounded to the dtype of the
+    carry. Override `init`, `initial_carry`, `project` or `recurrent_kernel` where the layer differs
+    from the equations above; the carry must have a field `h`, the one that `W_h` multiplies.
+
+    Attributes:
+      hidden_size: H, the number of units.
+      param_dtype: dtype of the parameters.
+      dtype: dtype of matmul operands and of `h`; None means `param_dtype`. Matmuls accumulate, and
+        gates are computed, in at least float32.
+      w_x_init: initialiser of each gate's `[D, H]` block, a `jax.nn.initializers` function.
+      w_h_init: initialiser of each gate's `[H, H]` block; orthogonal by default.
+      gates: class attribute G; `W_x` and `W_h` have G*H columns.
+
+    Raises:
+      ValueError: `hidden_size` is not a positive integer, or a dtype is not a floating one.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, recurrent_jax as rj
+      >>> class Leaky(rj.PointwiseCell):
+      ...     def pointwise(self, params, carry, z, r):
+      ...         h = 0.9 * carry.h + 0.1 * jnp.tanh(z + r)
+      ...         return carry._replace(h=h), h
+      >>> cell = Leaky(hidden_size=4)
+      >>> params = cell.init(jax.random.key(0), in_size=3)
+      >>> carry, ys = rj.unroll(cell, params, jnp.ones((5, 2, 3)))
+      >>> ys.shape
+      (5, 2, 4)
+    """
+
+    hidden_size: int
+    _: dataclasses.KW_ONLY
+    param_dtype: Any = jnp.float32
+    dtype: Any = None
+    w_x_init: Initializer = dataclasses.field(default=INPUT_INIT, repr=False)
+    w_h_init: Initializer = dataclasses.field(default=RECURRENT_INIT, repr=False)
+
+    gates: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        size = self.hidden_size
+        if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
+            raise ValueError(f"hidden_size: expected a positive integer, got {size!r}")
+        object.__setattr__(self, "param_dtype", _floating("param_dtype", self.param_dtype))
+        if self.dtype is not None:
+            object.__setattr__(self, "dtype", _floating("dtype", self.dtype))
+
+    @property
+    def compute_dtype(self) -> np.dtype:
+        """dtype of matmul operands, of `h` and of the outputs."""
+        return self.param_dtype if self.dtype is None else self.dtype
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether `pointwise` and `recurrent_kernel` say all of the step, as the fused kernels need."""
+        return True
+
+    def init(self, key: Array, in_size: int) -> Any:
+        """Draws `RNNParams`: scaled input blocks, orthogonal recurrent blocks, zero bias."""
+        return RNNParams(*self.draw_weights(key, in_size), b=self.zeros(self.gates * self.hidden_size))
+
+    def draw_weights(self, key: Array, in_size: int) -> tuple[Array, Array]:
+        """Draws `w_x [D, G*H]` and `w_h [H, G*H]`."""
+        if isinstance(in_size, bool) or not isinstance(in_size, (int, np.integer)) or in_size < 1:
+            raise ValueError(f"in_size: expected a positive integer, got {in_size!r}")
+        for name, dtype in (("param_dtype", self.param_dtype), ("dtype", self.compute_dtype)):
+            if jax.dtypes.canonicalize_dtype(dtype) != dtype:
+                raise ValueError(
+                    f"{name}: float64 needs jax.config.update('jax_enable_x64', True) before any array is made"
+                )
+        key_x, key_h = jax.random.split(key)
+        size = self.hidden_size
+        return (
+            draw(self.w_x_init, key_x, (in_size, size), self.gates, self.param_dtype),
+            draw(self.w_h_init, key_h, (size, size), self.gates, self.param_dtype),
+        )
+
+    def zeros(self, *shape: int) -> Array:
+        """Zeros in the dtype of the parameters."""
+        return jnp.zeros(shape, self.param_dtype)
+
+    def in_size(self, params: Any) -> int:
+        """D, the number of input features that `params` were made for."""
+        return params.w_x.shape[0]
+
+    def initial_carry(self, params: Any, batch_shape: tuple[int, ...] = ()) -> Any:
+        """Returns `RNNCarry` of zeros, `h [*batch_shape, H]`."""
+        del params
+        return RNNCarry(h=jnp.zeros((*batch_shape, self.hidden_size), self.compute_dtype))
+
+    def project(self, params: Any, x: Array) -> Array:
+        """The half of a step that needs no memory, `z = x W_x + b`, of one step or of all steps at once."""
+        z = matmul(x.astype(self.compute_dtype), params.w_x.astype(self.compute_dtype))
+        return z + along_batch(params.b.astype(z.dtype), z)
+
+    def recurrent_kernel(self, params: Any) -> Array:
+        """Returns `W_h [H, G*H]` in the compute dtype."""
+        return params.w_h.astype(self.compute_dtype)
+
+    def pointwise(self, params: Any, carry: Any, z: Array, r: Array) -> tuple[Any, Array]:
+        """The elementwise half: from `z` and `r [..., G*H]` to the next carry and the output."""
+        raise NotImplementedError(f"{type(self).__name__} must define pointwise(params, carry, z, r) -> (carry, y)")
+
+    def recur(self, params: Any, carry: Any, z: Array) -> tuple[Any, Array]:
+        """The half of a step that needs memory; returns the next carry and the output."""
+        r = matmul(carry.h, self.recurrent_kernel(params))
+        return apply_pointwise(self, params, carry, z, r)
+
+    def step(self, params: Any, carry: Any, x: Array) -> tuple[Any, Array]:
+        """One whole step: `recur` after `project`."""
+        return self.recur(params, carry, self.project(params, x))
+
+
+def apply_pointwise(cell: PointwiseCell, params: Any, carry: Any, z: Array, r: Array) -> tuple[Any, Array]:
+    """`cell.pointwise` computed in the accumulator's dtype and rounded to the carry's."""
+    exact = accumulator(cell.compute_dtype)
+    up = lambda tree: jax.tree.map(lambda a: a.astype(exact), tree)
+    new, y = cell.pointwise(up(params), up(carry), up(z), up(r))
+    new = jax.tree.map(lambda value, old: value.astype(old.dtype), new, carry)
+    return new, jax.tree.map(lambda value: value.astype(cell.compute_dtype), y)
+
+
+def _floating(name: str, dtype: Any) -> np.dtype:
+    """The dtype as numpy knows it, or an error that names the argument."""
+    try:
+        result = np.dtype(dtype) if not isinstance(dtype, str) else jnp.dtype(dtype)
+    except TypeError:
+        result = None
+    if result is None or result.name not in _COMPUTE_DTYPES:
+        raise ValueError(f"{name}: expected one of {', '.join(_COMPUTE_DTYPES)}, got {dtype!r}")
+    return result

@@ -1,0 +1,74 @@
+"""Kernels: one way to run the recurrence a file. Here is the ordered registry, and the choice from it."""
+
+import dataclasses
+from typing import Any
+
+from recurrent_jax.kernels import fused, scan
+from recurrent_jax.kernels.contract import Inputs, Kernel, Options
+
+# The order of preference. `scan` refuses nothing, so the choice always ends there at the latest.
+REGISTRY: tuple[Kernel, ...] = (fused, scan)
+
+Implementation = str | tuple[str, ...] | None
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Explanation:
+    """Which kernel a call runs, and why not those before it.
+
+    Attributes:
+      chosen: name of the kernel.
+      verdicts: for each kernel in order, its name and why it was passed over (None for the chosen).
+    """
+
+    chosen: str
+    verdicts: tuple[tuple[str, str | None], ...]
+
+    def __str__(self) -> str:
+        width = max(len(name) for name, _ in self.verdicts)
+        lines = []
+        for name, reason in self.verdicts:
+            what = "runs" if name == self.chosen else f"refuses: {reason}" if reason else "not needed"
+            lines.append(f"{name:<{width}}  {what}")
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def candidates(implementation: Implementation) -> tuple[Kernel, ...]:
+    """The kernels that `implementation` allows, in order.
+
+    Raises:
+      ValueError: a name is unknown, or there is none.
+    """
+    if implementation is None:
+        return REGISTRY
+    names = (implementation,) if isinstance(implementation, str) else implementation
+    known = {kernel.NAME: kernel for kernel in REGISTRY}
+    if not isinstance(names, (tuple, list)) or not names or any(name not in known for name in names):
+        raise ValueError(
+            f"implementation: expected None, one of {', '.join(map(repr, known))}, or a tuple of these, "
+            f"got {implementation!r}"
+        )
+    return tuple(known[name] for name in names)
+
+
+def explain(implementation: Implementation, cell: Any, inputs: Inputs, options: Options) -> Explanation:
+    """The first kernel of `candidates` that does not refuse, and every verdict.
+
+    Raises:
+      NotImplementedError: every allowed kernel refuses.
+    """
+    verdicts = [(kernel.NAME, kernel.refuses(cell, inputs, options)) for kernel in candidates(implementation)]
+    for name, reason in verdicts:
+        if reason is None:
+            return Explanation(name, tuple(verdicts))
+    reasons = "; ".join(f"{name} refuses: {reason}" for name, reason in verdicts)
+    raise NotImplementedError(
+        f"implementation={implementation!r}: {reasons}. Write implementation=None to let the library choose."
+    )
+
+
+def by_name(name: str) -> Kernel:
+    """The kernel of that name."""
+    return candidates(name)[0]

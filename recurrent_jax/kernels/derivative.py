@@ -1,0 +1,117 @@
+"""How a kernel brings its own backward pass and keeps every other derivative.
+
+`jax.custom_vjp` would take forward mode away, and with it Hessian-vector products of one kind and
+`jax.jacfwd`. A custom JVP keeps both, but then JAX derives the backward pass by itself. What is
+wanted is a tangent map J whose transpose is given by hand. The public primitive with a transpose of
+its own is `lax.custom_linear_solve`, so J is written as the solution of a linear system:
+
+    [  I  0 ] [v]   [v]
+    [ -J  I ] [y] = [0]        whence y = J v,
+
+and its transpose, where the kernel's backward pass stands for the product with J^T, as
+
+    [ I  -J^T ] [p]   [cv]
+    [ 0    I  ] [q] = [cy]     whence q = cy, p = cv + J^T cy.
+
+The matrix itself is stated by means of the reference, so forward mode runs the reference, reverse
+mode runs the kernel's own pair of passes, and derivatives of second and higher order are those of
+the reference, without a word from the user. No linear system is solved at run time.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from recurrent_jax.cells.base import Array
+
+Function = Callable[[Any, Any], Any]
+
+
+def with_backward(
+    reference: Function,
+    forward: Callable[[Any, Any], tuple[Any, Any]],
+    backward: Callable[[Any, Any, Any, Any], Any],
+) -> Function:
+    """A function equal to `reference` whose reverse-mode derivative is `forward`, then `backward`.
+
+    Args:
+      reference: a function `(args, flags) -> out`, differentiable by JAX with respect to `args`, a
+        pytree of floating arrays; `flags` is a pytree of arrays of any other dtype. It also runs
+        where nothing is differentiated.
+      forward: the same function for reverse mode; returns `(out, saved)`.
+      backward: from `(args, flags, saved, cotangent of out)` to the cotangent of `args`.
+
+    Returns:
+      A function of `(args, flags)`, differentiable in both modes and to any order. None of the
+      functions may close over traced arrays: the derivative rules are traced later than they are.
+    """
+
+    def push(args: Any, flags: Any, saved: Any, tangent: Any) -> Any:
+        """`J tangent`, the derivative of `reference` at `args`."""
+        jvp = lambda v: jax.jvp(lambda a: reference(a, flags), (args,), (v,))[1]
+
+        def matvec(x: Any) -> Any:
+            v, y = x
+            return v, jax.tree.map(jnp.subtract, y, jvp(v))
+
+        def solve(_: Any, b: Any) -> Any:
+            v, y = b
+            return v, jax.tree.map(jnp.add, y, jvp(v))
+
+        def transpose_solve(_: Any, b: Any) -> Any:
+            v, y = b
+            return jax.tree.map(jnp.add, v, backward(args, flags, saved, y)), y
+
+        out = jax.eval_shape(reference, args, flags)
+        right_side = _linear_in(tangent, (tangent, jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), out)))
+        return lax.custom_linear_solve(matvec, right_side, solve, transpose_solve)[1]
+
+    # `save` has derivatives of its own because under second-order differentiation the pair
+    # (out, saved) is itself differentiated, and `forward` may be code that JAX can't see into.
+    # What is saved counts as constant: `push` states in full how J depends on `args`.
+    @jax.custom_jvp
+    def save(args: Any, flags: Any) -> Any:
+        return forward(args, flags)
+
+    @save.defjvp
+    def save_jvp(primals: Any, tangents: Any) -> Any:
+        (args, flags), (tangent, _) = primals, tangents
+        out, saved = save(args, flags)
+        return (out, saved), (push(args, flags, saved, tangent), jax.tree.map(_zero_tangent, saved))
+
+    @jax.custom_jvp
+    def run(args: Any, flags: Any) -> Any:
+        return reference(args, flags)
+
+    @run.defjvp
+    def run_jvp(primals: Any, tangents: Any) -> Any:
+        (out, _), (tangent_out, _) = jax.jvp(save, primals, tangents)
+        return out, tangent_out
+
+    return run
+
+
+def _zero_tangent(leaf: Array) -> Any:
+    """The zero that JAX expects as a tangent of `leaf`."""
+    if jnp.issubdtype(leaf.dtype, jnp.inexact):
+        return jnp.zeros_like(leaf)
+    return jnp.zeros(leaf.shape, jax.dtypes.float0)
+
+
+def _linear_in(source: Any, tree: Any) -> Any:
+    """`tree` with a zero that depends on `source` added to every leaf.
+
+    `custom_linear_solve` is transposed only if every leaf of its right side is linear in what is
+    differentiated. The zero is an empty slice of `source`, padded to size: it costs nothing once
+    compiled, and no NaN can travel through it.
+    """
+    empty = jnp.concatenate([leaf.reshape(-1)[:0].astype(jnp.float32) for leaf in jax.tree.leaves(source)])
+
+    def add(leaf: Array) -> Array:
+        zero = lax.pad(empty, jnp.zeros((), jnp.float32), [(0, leaf.size, 0)])
+        return leaf + zero.reshape(leaf.shape).astype(leaf.dtype)
+
+    return jax.tree.map(add, tree)

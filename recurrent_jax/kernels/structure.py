@@ -1,0 +1,51 @@
+"""What a cell's `pointwise` does with its arguments, read off its jaxpr, so that no author has to say it."""
+
+from typing import Any, NamedTuple
+
+import jax
+
+from recurrent_jax.cells.base import Array, PointwiseCell, apply_pointwise
+
+
+class Structure(NamedTuple):
+    """Facts about one `pointwise`.
+
+    Attributes:
+      additive: `z` and `r` are used as `z + r` only, so one sum can be saved instead of both.
+      used: for each leaf of the parameters, whether `pointwise` reads it.
+    """
+
+    additive: bool
+    used: tuple[bool, ...]
+
+
+def analyse(cell: PointwiseCell, params: Any, carry: Any, z: Array, r: Array) -> Structure:
+    """Traces `pointwise` on arguments of these shapes (nothing is computed)."""
+    closed = jax.make_jaxpr(lambda *args: apply_pointwise(cell, *args))(params, carry, z, r)
+    jaxpr = closed.jaxpr
+    readers = _live_equations(jaxpr)
+    *leaves, z_var, r_var = jaxpr.invars
+    returned = {id(v) for v in jaxpr.outvars}
+
+    def reads(var: Any) -> list[Any]:
+        return [eqn for eqn in readers if any(v is var for v in eqn.invars)]
+
+    count = len(jax.tree.leaves(params))
+    used = tuple(bool(reads(var)) or id(var) in returned for var in leaves[:count])
+    sums = reads(z_var) + reads(r_var)
+    additive = not {id(z_var), id(r_var)} & returned and all(
+        eqn.primitive.name in ("add", "add_any") and {id(v) for v in eqn.invars} == {id(z_var), id(r_var)}
+        for eqn in sums
+    )
+    return Structure(additive=bool(sums) and additive, used=used)
+
+
+def _live_equations(jaxpr: Any) -> list[Any]:
+    """The equations on which the outputs depend."""
+    live = {id(v) for v in jaxpr.outvars}
+    kept = []
+    for eqn in reversed(jaxpr.eqns):
+        if any(id(v) in live for v in eqn.outvars):
+            kept.append(eqn)
+            live.update(id(v) for v in eqn.invars)
+    return kept

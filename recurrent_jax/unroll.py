@@ -1,0 +1,172 @@
+"""`unroll`: a cell over a sequence. Checks the call, chooses a kernel, and gives padding its meaning."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from recurrent_jax import arguments, kernels
+from recurrent_jax.cells.base import Array
+from recurrent_jax.kernels import Explanation, Implementation, checkpoint
+from recurrent_jax.kernels.contract import Inputs, Options, Outputs, select
+
+
+def unroll(
+    cell: Any,
+    params: Any,
+    xs: Array,
+    carry: Any = None,
+    *,
+    lengths: Any = None,
+    mask: Any = None,
+    resets: Any = None,
+    reverse: bool = False,
+    return_carries: bool = False,
+    implementation: Implementation = None,
+    checkpoint_every: int | None = None,
+    unroll: int = 1,
+) -> Any:
+    """Runs `cell` over a sequence.
+
+        carry_t, y_t = cell.step(params, carry_{t-1}, x_t)        t = 0 .. T-1
+
+    A step whose `mask` is False, or at or behind its row's length, leaves the carry as it was and
+    gives an output of exactly 0; what `xs` holds there, NaN too, changes neither results nor
+    gradients. Works under jit, grad, vmap and in forward mode, to any order.
+
+    Args:
+      cell: a cell of this library, or any object with `init`, `initial_carry` and `step`.
+      params: what `cell.init` returned.
+      xs: inputs `[T, ..., D]`, time first, then any batch shape (also none), floating.
+      carry: the carry before the first step, as `cell.initial_carry(params, batch_shape)` returns
+        it, which is also the default.
+      lengths: integers of the batch shape, from 0 to T: the true steps of each row. A row of length
+        0 returns its `carry`.
+      mask: bool `[T, ...]`, in place of `lengths`: the true steps, gaps allowed.
+      resets: bool `[T, ...]`: where True, `cell.initial_carry` is restored BEFORE x_t is consumed.
+        A reset at a masked step does nothing.
+      reverse: run from the last true step to the first; outputs stay aligned with the inputs.
+      return_carries: also return the carry after each step.
+      implementation: name of a kernel, or a tuple of names tried in order; None takes the first of
+        the registry that does not refuse (see `explain`).
+      checkpoint_every: store carries only every so many steps and compute the rest again in the
+        backward pass; near sqrt(T) it saves the most.
+      unroll: steps in each iteration of the compiled loop, as in `jax.lax.scan`.
+
+    Returns:
+      `(carry, ys)`: the carry after the last true step and the outputs `[T, ..., H]`; with
+      `return_carries`, `(carry, ys, carries)`, each leaf of `carries` with a leading T.
+
+    Raises:
+      TypeError: `cell` lacks a method; `xs` or `lengths` or `mask` or `resets` is of a wrong dtype.
+      ValueError: an argument has a wrong shape, structure or value; the message names it.
+      NotImplementedError: the kernel asked for can't run this call; the message says why.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, recurrent_jax as rj
+      >>> cell = rj.GRU(hidden_size=8)
+      >>> params = cell.init(jax.random.key(0), in_size=3)
+      >>> xs = jnp.ones((10, 2, 3))
+      >>> carry, ys = rj.unroll(cell, params, xs, lengths=[10, 4])
+      >>> bool((carry.h[1] == ys[3, 1]).all()), float(abs(ys[4:, 1]).max())
+      (True, 0.0)
+    """
+    chosen, inputs, options = _prepare(
+        cell, params, xs, carry, lengths, mask, resets, reverse, return_carries, implementation, unroll
+    )
+    every = None if checkpoint_every is None else arguments.check_positive("checkpoint_every", checkpoint_every)
+    run = _run_compiled if _hashable(cell) else _run
+    out = run(cell, chosen.chosen, inputs, options, every)
+    return (out.carry, out.ys, out.carries) if return_carries else (out.carry, out.ys)
+
+
+def explain(
+    cell: Any,
+    params: Any,
+    xs: Array,
+    carry: Any = None,
+    *,
+    lengths: Any = None,
+    mask: Any = None,
+    resets: Any = None,
+    reverse: bool = False,
+    return_carries: bool = False,
+    implementation: Implementation = None,
+    checkpoint_every: int | None = None,
+    unroll: int = 1,
+) -> Explanation:
+    """Says which kernel `unroll` would run for the same arguments, and why not the ones before it.
+
+    Args:
+      Those of `unroll`. `checkpoint_every` fits every kernel and changes nothing here.
+
+    Returns:
+      An `Explanation`: it prints as a table, and has the fields `chosen` and `verdicts`.
+
+    Raises:
+      What `unroll` raises.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, recurrent_jax as rj
+      >>> cell = rj.LSTM(hidden_size=8)
+      >>> params = cell.init(jax.random.key(0), in_size=3)
+      >>> rj.explain(cell, params, jnp.ones((10, 2, 3)))
+      fused  runs
+      scan   not needed
+    """
+    if checkpoint_every is not None:
+        arguments.check_positive("checkpoint_every", checkpoint_every)
+    return _prepare(cell, params, xs, carry, lengths, mask, resets, reverse, return_carries, implementation, unroll)[0]
+
+
+def _prepare(
+    cell: Any,
+    params: Any,
+    xs: Any,
+    carry: Any,
+    lengths: Any,
+    mask: Any,
+    resets: Any,
+    reverse: bool,
+    return_carries: bool,
+    implementation: Implementation,
+    unroll: int,
+) -> tuple[Explanation, Inputs, Options]:
+    """Checks a call and states it in the terms of the kernels."""
+    arguments.check_cell_methods(cell)
+    kernels.candidates(implementation)
+    options = Options(bool(reverse), bool(return_carries), arguments.check_positive("unroll", unroll))
+    xs = arguments.check_inputs(cell, params, xs)
+    batch_shape = xs.shape[1:-1]
+    mask = arguments.mask_from(lengths, mask, xs.shape[:-1])
+    resets = arguments.check_flags("resets", resets, xs.shape[:-1])
+    if carry is not None:
+        arguments.check_carry(cell, params, carry, batch_shape)
+        carry = jax.tree.map(jnp.asarray, carry)
+    initial = cell.initial_carry(params, batch_shape) if carry is None or resets is not None else None
+    inputs = Inputs(params, xs, initial if carry is None else carry, None if resets is None else initial, mask, resets)
+    return kernels.explain(implementation, cell, inputs, options), inputs, options
+
+
+def _run(cell: Any, name: str, inputs: Inputs, options: Options, every: int | None) -> Outputs:
+    """Runs the kernel `name`, on inputs whose padding is replaced by zeros so that it can do no harm."""
+    if inputs.mask is not None:
+        inputs = inputs._replace(xs=select(inputs.mask, inputs.xs, jnp.zeros_like(inputs.xs)))
+    kernel = kernels.by_name(name)
+    if every is None or every >= len(inputs.xs):
+        return kernel.run(cell, inputs, options)
+    return checkpoint.run(kernel, cell, inputs, options, every)
+
+
+# A call outside of jit is compiled once for each cell and shape, and found again by the next call.
+_run_compiled = functools.partial(jax.jit, static_argnums=(0, 1, 3, 4))(_run)
+
+
+def _hashable(cell: Any) -> bool:
+    """Whether jit can take the cell as a static argument; a cell that holds arrays can't be hashed."""
+    try:
+        hash(cell)
+    except TypeError:
+        return False
+    return True
