@@ -34,7 +34,7 @@ def check_inputs(cell: Any, params: Any, xs: Any) -> Array:
         raise TypeError(f"params: expected what {cell!r}.init returns, got {type(params).__name__}")
     size = cell.in_size(params)
     expected = _param_shapes(cell, size)
-    if not _same_structure(params, expected) or _shapes(params) != _shapes(expected):
+    if not same_structure(params, expected) or _shapes(params) != _shapes(expected):
         raise ValueError(f"params: expected {_describe(expected)} as {cell!r}.init returns, got {_describe(params)}")
     if xs.shape[-1] != size:
         raise ValueError(f"xs: expected [T, ..., {size}], got {list(xs.shape)}")
@@ -44,7 +44,7 @@ def check_inputs(cell: Any, params: Any, xs: Any) -> Array:
 def check_carry(cell: Any, params: Any, carry: Any, batch_shape: tuple[int, ...]) -> None:
     """Raises unless `carry` has the structure, shapes and dtypes of the cell's initial carry."""
     expected = jax.eval_shape(lambda p: cell.initial_carry(p, batch_shape), params)
-    if not _same_structure(carry, expected):
+    if not same_structure(carry, expected):
         raise ValueError(f"carry: expected {_describe(expected)}, got {_describe(carry)}")
     same = lambda a, b: tuple(a.shape) == tuple(b.shape) and a.dtype == b.dtype
     if not all(jax.tree.leaves(jax.tree.map(same, jax.tree.map(jnp.asarray, carry), expected))):
@@ -96,8 +96,10 @@ def _param_shapes(cell: PointwiseCell, in_size: int) -> Any:
     return jax.eval_shape(lambda: cell.init(jax.random.key(0), in_size))
 
 
-def _same_structure(a: Any, b: Any) -> bool:
-    return bool(jax.tree.structure(a) == jax.tree.structure(b))
+def same_structure(a: Any, b: Any) -> bool:
+    """Whether two pytrees have the same tree of containers."""
+    left: Any = jax.tree.structure(a)
+    return bool(left == jax.tree.structure(b))
 
 
 def _shapes(tree: Any) -> list[tuple[int, ...]]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from recurrent_jax.arguments import check_cell_methods, check_positive
+from recurrent_jax.arguments import check_cell_methods, check_positive, same_structure
 from recurrent_jax.cells.base import PointwiseCell
 from recurrent_jax.unroll import unroll
 
@@ -104,7 +104,7 @@ def _compare(what: str, got: Any, expected: Any, rounding: Any = None) -> None:
     """
     floats = [a.dtype for a in jax.tree.leaves((expected, rounding)) if jnp.issubdtype(a.dtype, jnp.floating)]
     eps = max((float(jnp.finfo(dtype).eps) for dtype in floats), default=0.0)
-    if not jax.tree.structure(got) == jax.tree.structure(expected):
+    if not same_structure(got, expected):
         raise _Broken(f"{what}: structure {jax.tree.structure(got)} is not {jax.tree.structure(expected)}")
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(expected), strict=True):
         name = what + jax.tree_util.keystr(path)
