@@ -144,10 +144,11 @@ def _backward(cell: PointwiseCell, inputs: Inputs, options: Options, saved: Any,
         body, (d_final, no_own, no_initial, list(pre)), time, reverse=not options.reverse, unroll=options.unroll
     )
 
-    _, project_vjp = jax.vjp(cell.project, params, inputs.xs)
-    d_params, d_xs = project_vjp(up(d_pre[0]))
+    # Rows first: a matmul over two contracted axes would make the compiler copy both operands.
     rows = lambda a: a.reshape(-1, a.shape[-1])
     d_w_h = matmul(rows(starts.h).T, rows(d_pre[-1]))
+    _, project_vjp = jax.vjp(cell.project, params, rows(inputs.xs))
+    d_params, d_xs = project_vjp(up(rows(d_pre[0])))
     (d_params_kernel,) = kernel_vjp(d_w_h.astype(w_h.dtype))
     supplied = iter(d_own)
     d_params_own = jax.tree.unflatten(
@@ -161,7 +162,7 @@ def _backward(cell: PointwiseCell, inputs: Inputs, options: Options, saved: Any,
     down = lambda tree, like: jax.tree.map(lambda d, a: d.astype(a.dtype), tree, like)
     return {
         "params": d_params,
-        "xs": d_xs,
+        "xs": d_xs.reshape(inputs.xs.shape),
         "carry": down(d_carry, inputs.carry),
         "initial": down(d_initial, inputs.initial),
     }

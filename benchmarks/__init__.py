@@ -1,0 +1,1 @@
+"""Benchmarks: both sides timed in one run, interleaved, medians."""
