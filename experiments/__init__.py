@@ -1,0 +1,1 @@
+"""Experiments built on the public names of recurrent_jax."""

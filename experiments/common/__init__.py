@@ -1,0 +1,1 @@
+"""What every experiment shares: each file has one job."""

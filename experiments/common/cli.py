@@ -1,0 +1,72 @@
+"""Command lines made from dataclasses, with presets and subcommands."""
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Union
+
+import tyro
+
+
+class UsageError(Exception):
+    """A mistake of the user's; the message says what was expected and what came."""
+
+
+class Interrupted(Exception):
+    """Ctrl-C came and the work is saved; the message says how to go on."""
+
+
+def run(
+    program: str,
+    description: str,
+    commands: Mapping[str, tuple[Any, Callable[[Any], None]]],
+    defaults: Callable[[str, str], Any],
+    presets: Mapping[str, Any],
+    argv: list[str] | None = None,
+) -> int:
+    """Parses the command line and runs the subcommand.
+
+    Args:
+      program: name shown in `--help`.
+      description: text shown in `--help`.
+      commands: for each subcommand the dataclass of its options and the function that takes it.
+      defaults: from a subcommand and the name of a preset to an instance of its dataclass.
+      presets: presets by name; `--preset NAME` changes what the other options default to.
+      argv: the words behind the program's name; None takes those of this process.
+
+    Returns:
+      The exit status: 0, 2 after a mistake of the user's, 130 after Ctrl-C.
+    """
+    words = sys.argv[1:] if argv is None else argv
+    try:
+        preset = _preset(words, presets)
+        kinds = tuple(
+            Annotated[kind, tyro.conf.subcommand(name=name, default=defaults(name, preset), description=kind.__doc__)]
+            for name, (kind, _) in commands.items()
+        )
+        union: Any = Union[kinds]  # noqa: UP007, its members are known at run time only
+        parsed = tyro.cli(union, prog=program, description=description, args=words, config=(tyro.conf.OmitArgPrefixes,))
+        next(function for kind, function in commands.values() if type(parsed) is kind)(parsed)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _preset(words: list[str], presets: Mapping[str, Any]) -> str:
+    """The preset that a command line names: it decides the defaults of all else, so it is looked up first."""
+    early = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
+    early.add_argument("--preset", default=next(iter(presets)))
+    try:
+        name = early.parse_known_args(words)[0].preset
+    except argparse.ArgumentError:
+        name = None
+    if name not in presets:
+        raise UsageError(f"--preset: expected one of {', '.join(presets)}, got {name!r}")
+    return str(name)

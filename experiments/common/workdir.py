@@ -1,0 +1,105 @@
+"""The folder of one run: its configuration, and its metrics as JSON lines and TensorBoard events."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+from experiments.common.cli import UsageError
+
+
+def write(path: pathlib.Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+def open_run(workdir: pathlib.Path, config: Any) -> None:
+    """Makes the folder of a run, or checks that the one that is there holds the same run.
+
+    Raises:
+      UsageError: the folder holds something else, or a run with another configuration.
+    """
+    path = workdir / "config.json"
+    ours = json.loads(json.dumps(dataclasses.asdict(config)))
+    if path.exists():
+        theirs = json.loads(path.read_text(encoding="utf-8"))
+        changes = [
+            f"  {name}: there {theirs.get(name, 'not set')!r}, now {ours.get(name, 'not set')!r}"
+            for name in sorted(ours.keys() | theirs.keys())
+            if ours.get(name) != theirs.get(name)
+        ]
+        if changes:
+            raise UsageError(
+                f"--workdir: {workdir} holds a run with another configuration:\n"
+                + "\n".join(changes)
+                + "\nGo on with its own options, or name another folder."
+            )
+        return
+    if workdir.exists() and not workdir.is_dir():
+        raise UsageError(f"--workdir: expected a folder, {workdir} is a file")
+    if workdir.exists() and any(workdir.iterdir()):
+        raise UsageError(f"--workdir: expected an empty folder or one of a run, {workdir} holds other files")
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--workdir: {workdir} can't be made: {error}") from error
+    write(path, json.dumps(ours, indent=2) + "\n")
+
+
+def read_config(workdir: pathlib.Path, kind: Any) -> Any:
+    """The configuration of the run in a folder.
+
+    Raises:
+      UsageError: there is no run.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        raise UsageError(f"--workdir: expected the folder of a trained run, found no {path}")
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    known = {field.name for field in dataclasses.fields(kind)}
+    if stored.keys() != known:
+        odd = ", ".join(sorted(stored.keys() ^ known))
+        raise UsageError(f"--workdir: {path} was written by another version of this program ({odd})")
+    return kind(**stored)
+
+
+class Metrics:
+    """`metrics.jsonl` and TensorBoard events of a run that goes on behind step `start`.
+
+    Rows of later steps, written after the last checkpoint, are dropped: they will come again, the same.
+    """
+
+    def __init__(self, workdir: pathlib.Path, start: int) -> None:
+        from tensorboardX import SummaryWriter
+
+        self._path = workdir / "metrics.jsonl"
+        rows = [row for row in read_metrics(workdir) if row["step"] <= start]
+        write(self._path, "".join(json.dumps(row) + "\n" for row in rows))
+        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1 if start else None)
+
+    def add(self, step: int, split: str, **values: float) -> None:
+        """Appends one row."""
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+        for name, value in values.items():
+            self._events.add_scalar(f"{split}/{name}", value, step)
+
+    def add_event(self, name: str, value: float, step: int) -> None:
+        """Adds to TensorBoard alone what differs from run to run, such as speed."""
+        self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flushes the events."""
+        self._events.close()
+
+
+def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """The rows of `metrics.jsonl`; a last line that was cut off by a kill is left out."""
+    path = workdir / "metrics.jsonl"
+    if not path.exists():
+        return []
+    whole = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    return [json.loads(line) for line in whole]
