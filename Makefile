@@ -1,6 +1,7 @@
-# make demo    set up and train a character language model on this Python's standard library
-# make test    set up and run linters and all tests
-# make bench   time `fused` against `scan`
+# make demo       set up and train a character language model on this Python's standard library
+# make test       set up and run linters and all tests
+# make test-tfds  set up, with TensorFlow, and test the data sets of tensorflow-datasets
+# make bench      set up and time `fused` against `scan`
 #
 # PYTHON=python3.13 (or any other) works in an environment of its own.
 
@@ -9,13 +10,16 @@ VENV   ?= $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
 BIN    := $(VENV)/bin
 DEMO   ?= runs/demo
 
-.PHONY: demo test bench lint format clean
+.PHONY: demo test test-tfds bench lint format clean
 
 demo: $(VENV)/.experiments
 	$(BIN)/python -m experiments.char_lm train --workdir $(DEMO) --preset demo
 
 test: $(VENV)/.test lint
 	$(BIN)/python -m pytest
+
+test-tfds: $(VENV)-tfds/.test
+	$(VENV)-tfds/bin/python -m pytest tests/experiments/test_tfds.py
 
 bench: $(VENV)/.experiments
 	$(BIN)/python -m benchmarks.fused_against_scan
@@ -40,6 +44,12 @@ $(VENV)/.experiments: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.test: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable ".[experiments,test]"
 	touch $@ $(VENV)/.experiments
+
+$(VENV)-tfds/.test: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-tfds
+	$(VENV)-tfds/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-tfds/bin/python -m pip install --quiet --editable ".[experiments]" pytest tensorflow-cpu
+	touch $@
 
 clean:
 	rm -rf .venv .venv-* .pytest_cache .ruff_cache .mypy_cache

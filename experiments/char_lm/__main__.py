@@ -28,12 +28,12 @@ class Train:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """Measure a trained model on held-out text, in nats and bits per character."""
+    """Measure a trained model on text, in nats and bits per character."""
 
     workdir: pathlib.Path
     """Folder of the run."""
-    split: Literal["train", "valid", "test"] = "test"
-    """Part of the run's own text."""
+    split: Literal["held-out", "train", "valid", "test"] = "held-out"
+    """Part of the run's own text; held-out is valid and test together, all that training never saw."""
     data: str | None = None
     """A file or folder to measure in place of the run's text."""
 
@@ -93,8 +93,9 @@ def _evaluate(arguments: Evaluate) -> None:
 
     model, params, vocabulary, config = _restore(arguments.workdir)
     if arguments.data is None:
-        text = getattr(data.load(config).split, arguments.split)
-        name = f"{arguments.split} split"
+        parts = data.load(config).split
+        chosen = {"held-out": parts.valid + parts.test, **parts._asdict()}
+        name, text = f"{arguments.split} split", chosen[arguments.split]
     else:
         name, text = data.read(arguments.data)
     if len(text) < 2:

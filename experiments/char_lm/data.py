@@ -81,7 +81,9 @@ def read(name: str) -> tuple[str, str]:
         return str(path), _decode(path)
     if not path.exists():
         raise UsageError(f"--data: expected a file or a folder, found no {path}")
-    found = sorted(p for p in path.rglob("*") if p.is_file() and not any(q.startswith(".") for q in p.parts))
+    found = sorted(
+        p for p in path.rglob("*") if p.is_file() and not any(q.startswith(".") for q in p.relative_to(path).parts)
+    )
     texts = [text for p in found if "\0" not in (text := _decode(p))]
     if not texts:
         raise UsageError(f"--data: expected text files in {path}, found none")

@@ -160,9 +160,7 @@ def _loop(
             bar.set_postfix_str(shown, refresh=False)
             bar.update(per_step)
             if stop:
-                raise Interrupted(
-                    f"\nSaved at step {step:,} of {run.steps:,}. The same command again goes on from there."
-                )
+                raise Interrupted(f"\nSaved at step {step:,} of {run.steps:,}. Go on with the same command.")
     return state
 
 

@@ -137,7 +137,7 @@ class PointwiseCell:
     @property
     def compute_dtype(self) -> np.dtype:
         """dtype of matmul operands, of `h` and of the outputs."""
-        return self.param_dtype if self.dtype is None else self.dtype
+        return jnp.dtype(self.param_dtype if self.dtype is None else self.dtype)
 
     @property
     def is_pointwise(self) -> bool:
@@ -152,7 +152,7 @@ class PointwiseCell:
         """Draws `w_x [D, G*H]` and `w_h [H, G*H]`."""
         if isinstance(in_size, bool) or not isinstance(in_size, (int, np.integer)) or in_size < 1:
             raise ValueError(f"in_size: expected a positive integer, got {in_size!r}")
-        for name, dtype in (("param_dtype", self.param_dtype), ("dtype", self.compute_dtype)):
+        for name, dtype in (("param_dtype", jnp.dtype(self.param_dtype)), ("dtype", self.compute_dtype)):
             if jax.dtypes.canonicalize_dtype(dtype) != dtype:
                 raise ValueError(
                     f"{name}: float64 needs jax.config.update('jax_enable_x64', True) before any array is made"
@@ -160,8 +160,8 @@ class PointwiseCell:
         key_x, key_h = jax.random.split(key)
         size = self.hidden_size
         return (
-            draw(self.w_x_init, key_x, (in_size, size), self.gates, self.param_dtype),
-            draw(self.w_h_init, key_h, (size, size), self.gates, self.param_dtype),
+            draw(self.w_x_init, key_x, (in_size, size), self.gates, jnp.dtype(self.param_dtype)),
+            draw(self.w_h_init, key_h, (size, size), self.gates, jnp.dtype(self.param_dtype)),
         )
 
     def zeros(self, *shape: int) -> Array:
@@ -209,12 +209,12 @@ def apply_pointwise(cell: PointwiseCell, params: Any, carry: Any, z: Array, r: A
     return new, jax.tree.map(lambda value: value.astype(cell.compute_dtype), y)
 
 
-def _floating(name: str, dtype: Any) -> np.dtype:
-    """The dtype as numpy knows it, or an error that names the argument."""
+def _floating(name: str, dtype: Any) -> str:
+    """The name of the dtype, which prints and compares well, or an error that names the argument."""
     try:
-        result = np.dtype(dtype) if not isinstance(dtype, str) else jnp.dtype(dtype)
+        result = jnp.dtype(dtype).name
     except TypeError:
         result = None
-    if result is None or result.name not in _COMPUTE_DTYPES:
+    if result not in _COMPUTE_DTYPES:
         raise ValueError(f"{name}: expected one of {', '.join(_COMPUTE_DTYPES)}, got {dtype!r}")
     return result

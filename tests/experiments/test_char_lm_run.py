@@ -1,0 +1,194 @@
+"""Whole runs through the command line: killed, stopped, resumed, refused."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.char_lm.__main__ import main
+from experiments.char_lm.config import Config
+from experiments.char_lm.model import CharLM
+from experiments.common.checkpoint import Checkpoints
+
+ROOT = pathlib.Path(__file__).parents[2]
+OPTIONS = ["--preset", "tiny", "--epochs", "0.5", "--dropout", "0.2", "--layers", "2", "--log-every", "5"]
+OPTIONS += ["--checkpoint-every", "10"]
+STEPS = 50
+
+
+def command(workdir, *options):
+    return ["train", "--workdir", str(workdir), *OPTIONS, *options]
+
+
+def begin(workdir):
+    """The same command in a process of its own."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    words = [sys.executable, "-m", "experiments.char_lm", *command(workdir)]
+    return subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(path, process, seconds=120):
+    """Until a path appears, while the process lives."""
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def params(workdir):
+    model = CharLM.of(Config(cell="lstm", hidden_size=32, layers=2), size(workdir))
+    example = jax.eval_shape(model.init, jax.random.key(0))
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    assert checkpoints.latest() == STEPS
+    found = checkpoints.restore(params=example)["params"]
+    checkpoints.close()
+    return jax.tree.leaves(found)
+
+
+def size(workdir):
+    return len(json.loads((workdir / "vocabulary.json").read_text())["characters"])
+
+
+def same_run(a, b):
+    assert (a / "metrics.jsonl").read_text() == (b / "metrics.jsonl").read_text()
+    for x, y in zip(params(a), params(b), strict=True):
+        assert (np.asarray(x) == np.asarray(y)).all()
+    names = sorted(path.name for path in (a / "samples").iterdir())
+    assert names == sorted(path.name for path in (b / "samples").iterdir())
+    assert all((a / "samples" / name).read_text() == (b / "samples" / name).read_text() for name in names)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    process = begin(workdir)
+    out, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return workdir, out
+
+
+def test_run_leaves_everything_a_reader_looks_for(uninterrupted):
+    workdir, out = uninterrupted
+    assert {path.name for path in workdir.iterdir()} == {
+        "config.json", "metrics.jsonl", "tensorboard", "checkpoints", "curves.png", "samples", "vocabulary.json",
+        "baselines.json",
+    }  # fmt: skip
+    assert (workdir / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert any("tfevents" in path.name for path in (workdir / "tensorboard").iterdir())
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert {row["split"] for row in rows} == {"train", "valid", "test"}
+    assert all(isinstance(row["step"], int) and np.isfinite(row["loss"]) for row in rows)
+    assert all("grad_norm" in row for row in rows if row["split"] == "train")
+    assert all("loss_carried" in row for row in rows if row["split"] != "train")
+    assert [row["step"] for row in rows if row["split"] == "valid"] == [25, STEPS]
+    for words in ("train       54,000 characters", "5-gram", "bits/char", "Before training", "After training"):
+        assert words in out, words
+
+
+def test_killed_run_goes_on_to_the_same_end(uninterrupted, tmp_path):
+    workdir = tmp_path / "killed"
+    process = begin(workdir)
+    wait_for(workdir / "checkpoints" / "20", process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (workdir / "checkpoints" / str(STEPS)).exists(), "killed too late to show anything"
+    # What a kill in the middle of a line would leave.
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 48, "split": "train", "loss": 1.0}\n{"step": 4')
+    process = begin(workdir)
+    out, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert "Going on from step" in out
+    same_run(uninterrupted[0], workdir)
+
+
+def test_interrupt_saves_and_says_how_to_go_on(uninterrupted, tmp_path):
+    workdir = tmp_path / "stopped"
+    process = begin(workdir)
+    wait_for(workdir / "checkpoints" / "10", process)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Go on with the same command" in errors
+    assert "Traceback" not in errors
+    process = begin(workdir)
+    process.communicate(timeout=300)
+    same_run(uninterrupted[0], workdir)
+
+
+def test_finished_run_is_shown_again_and_not_trained_again(uninterrupted, capsys):
+    workdir, out = uninterrupted
+    before = (workdir / "metrics.jsonl").read_text()
+    assert main(command(workdir)) == 0
+    assert (workdir / "metrics.jsonl").read_text() == before
+    assert out.splitlines()[-3:] == capsys.readouterr().out.splitlines()[-3:]
+
+
+def test_another_configuration_or_text_is_refused(uninterrupted, capsys, tmp_path):
+    workdir, _ = uninterrupted
+    before = (workdir / "config.json").read_text()
+    assert main(command(workdir, "--learning-rate", "1")) == 2
+    assert "learning_rate: there 0.003, now 1.0" in capsys.readouterr().err
+    assert (workdir / "config.json").read_text() == before
+    text = tmp_path / "text.txt"
+    text.write_text("abcd " * 2000)
+    assert main(command(tmp_path / "run", "--data", str(text), "--max-chars", "0", "--epochs", "0.1")) == 0
+    text.write_text("abce " * 2000)
+    assert main(command(tmp_path / "run", "--data", str(text), "--max-chars", "0", "--epochs", "0.1")) == 2
+    assert "the text of this run has changed" in capsys.readouterr().err
+
+
+def test_folder_with_other_files_is_refused(tmp_path, capsys):
+    (tmp_path / "thesis.tex").write_text("mine")
+    assert main(command(tmp_path)) == 2
+    assert "holds other files" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    assert main(command(tmp_path / "thesis.tex")) == 2
+    assert "is a file" in capsys.readouterr().err
+
+
+def test_evaluate_and_sample_read_the_run(uninterrupted, capsys):
+    workdir, _ = uninterrupted
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert main(["evaluate", "--workdir", str(workdir)]) == 0
+    assert f"{rows[-1]['loss']:.4f}" in capsys.readouterr().out
+    words = ["sample", "--workdir", str(workdir), "--prompt", "def ", "--length", "20", "--streams", "2"]
+    assert main(words) == 0
+    first = capsys.readouterr().out
+    assert first.count("def ") == 2
+    assert main(words) == 0
+    assert capsys.readouterr().out == first
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["train", "--workdir", "x", "--preset", "big"], "--preset: expected one of"),
+        (["train", "--workdir", "x", "--dropout", "2"], "--dropout: expected"),
+        (["train", "--workdir", "x", "--data", "none/such"], "--data: expected a file or a folder"),
+        (["evaluate", "--workdir", "none/such"], "--workdir: expected the folder of a trained run"),
+        (["sample", "--workdir", "none/such", "--length", "0"], "--length: expected 1 or more"),
+    ],
+)
+def test_mistakes_get_one_line_and_status_2(words, expected, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: ")
+    assert expected in errors
+    assert not list(tmp_path.iterdir()), "nothing was made"
+
+
+def test_misspelt_option_is_answered_with_the_right_one(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--workdir", "x", "--hiden-size", "3"])
+    assert stop.value.code == 2
+    assert "--hidden-size" in capsys.readouterr().err

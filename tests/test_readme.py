@@ -1,0 +1,26 @@
+"""The README's examples run as they stand."""
+
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def blocks():
+    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+
+
+def test_examples_run_in_order(blocks, capsys):
+    assert len(blocks) == 2
+    names = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
+    assert capsys.readouterr().out.startswith("fused  runs")
+
+
+def test_a_cell_of_ones_own_is_short_and_trains_through_fused(blocks):
+    code = blocks[1].split("cell =")[0].strip().splitlines()
+    assert len(code) <= 15
