@@ -100,48 +100,90 @@ def geometric_mean(ratios: list[float]) -> float:
     return math.exp(sum(map(math.log, ratios)) / len(ratios))
 
 
+def pairs(rows: list[dict[str, Any]]) -> dict[tuple[str, str, Case], tuple[dict[str, Any], dict[str, Any]]]:
+    """For each mode, cell and shape the newest measurement: the row of `scan` and the row beside it."""
+    found = {}
+    for scan, ours in zip(rows[::2], rows[1::2], strict=True):
+        case = Case(*(ours[letter] for letter in Case._fields))
+        mode = ours["mode"] if ours["implementation"] == "fused" else f"{ours['mode']}, {ours['implementation']}"
+        found[mode, ours["cell"], case] = (scan, ours)
+    return found
+
+
+def line(mode: str, cell: str, case: Case, scan: dict[str, Any], ours: dict[str, Any]) -> str:
+    """One line of the table, in Markdown that lines up."""
+    speed, memory = scan["median_s"] / ours["median_s"], ours["temp_bytes"] / scan["temp_bytes"]
+    return (
+        f"| {mode:<41} | {cell:<4} | {case!s:<23} | {scan['median_s'] * 1e3:6.1f} | {ours['median_s'] * 1e3:6.1f} "
+        f"| {speed:4.2f} | {ours['temp_bytes'] / 2**20:6.1f} | {memory:6.2f} |"
+    )
+
+
+HEADER = (
+    f"| {'mode':<41} | cell | {'shape':<23} | scan ms| ours ms| speed| ours MB| memory |\n"
+    f"|{'-' * 43}|{'-' * 6}|{'-' * 25}|{'-' * 7}:|{'-' * 7}:|{'-' * 5}:|{'-' * 7}:|{'-' * 7}:|"
+)
+
+
+def summary(rows: list[dict[str, Any]]) -> list[str]:
+    """For each mode the geometric mean and the range of the speed, and the largest ratio of memory."""
+    kinds: dict[str, list[tuple[float, float]]] = {}
+    for (mode, _, _), (scan, ours) in pairs(rows).items():
+        ratios = scan["median_s"] / ours["median_s"], ours["temp_bytes"] / scan["temp_bytes"]
+        kinds.setdefault(mode, []).append(ratios)
+    return [
+        f"{mode}: {geometric_mean([s for s, _ in r]):.2f} times the speed of scan in geometric mean, "
+        f"{min(s for s, _ in r):.2f} to {max(s for s, _ in r):.2f}; {max(m for _, m in r):.2f} of its memory at most"
+        for mode, r in kinds.items()
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=6.0, help="seconds of timing for each pair (default 6)")
-    parser.add_argument("--out", type=pathlib.Path, help="file to append rows to, in place of the results folder")
+    parser.add_argument("--out", type=pathlib.Path, help="file of rows, in place of the one in the results folder")
+    parser.add_argument("--report", action="store_true", help="measure nothing, show the newest rows of the file")
     arguments = parser.parse_args()
     folder = "".join(c if c.isalnum() else "-" for c in device().lower()).strip("-")
     out = arguments.out or pathlib.Path(__file__).parent / "results" / folder / "fused_against_scan.jsonl"
-    out.parent.mkdir(parents=True, exist_ok=True)
+    if arguments.report and not out.exists():
+        parser.error(f"--report: found no {out}")
+    if not arguments.report:
+        print(f"{device()}, JAX {jax.__version__}, float32. Rows go to {out}\n")
+        out.parent.mkdir(parents=True, exist_ok=True)
+    print(HEADER)
+    if arguments.report:
+        rows = [json.loads(text) for text in out.read_text().splitlines()]
+        for (mode, cell, case), (scan, ours) in pairs(rows).items():
+            print(line(mode, cell, case, scan, ours))
+    else:
+        rows = measure(arguments.seconds, out)
+    print("", *summary(rows), sep="\n")
 
-    pair: dict[str, dict[str, Any]] = {"scan": {"implementation": "scan"}, "fused": {"implementation": "fused"}}
+
+def measure(seconds: float, out: pathlib.Path) -> list[dict[str, Any]]:
+    """Times every pair, appends its rows to a file, and prints its line."""
+    kernels: dict[str, dict[str, Any]] = {"scan": {"implementation": "scan"}, "fused": {"implementation": "fused"}}
     every = math.isqrt(LONG.T)
-    long: dict[str, dict[str, Any]] = {"scan": pair["scan"], f"checkpoint_every={every}": {"checkpoint_every": every}}
-    jobs = [(cell, case, mode, pair) for mode in (TRAIN, FORWARD) for cell in CELLS for case in TRAINING]
+    long: dict[str, dict[str, Any]] = {
+        "scan": kernels["scan"],
+        f"checkpoint_every={every}": {"checkpoint_every": every},
+    }
+    jobs = [(cell, case, mode, kernels) for mode in (TRAIN, FORWARD) for cell in CELLS for case in TRAINING]
     jobs += [(cell, LONG, TRAIN, long) for cell in CELLS]
-    print(f"{device()}, JAX {jax.__version__}, float32. Rows go to {out}\n")
-    header = (
-        f"{'mode':<21}{'cell':<5} {'shape':<24}{'against scan':<21}"
-        f"{'scan':>9}{'ours':>10}{'speed':>8}{'memory':>9}{'ratio':>7}"
-    )
-    print(header + "\n" + "-" * len(header))
-    speeds: dict[str, list[float]] = {}
+    rows: list[dict[str, Any]] = []
     with tqdm.tqdm(jobs, leave=False) as bar:
-        for name, case, mode, kernels in bar:
+        for name, case, mode, pair in bar:
             bar.set_description(f"{name} {case}")
             cell = CELLS[name](case.H)
-            measured = compare(
-                functions(cell, mode, kernels), problem(cell, case), arguments.seconds, TOLERANCE, bar.refresh
-            )
+            measured = compare(functions(cell, mode, pair), problem(cell, case), seconds, TOLERANCE, bar.refresh)
+            new = [row(name, kernel, case, mode, result) for kernel, result in measured.items()]
             with out.open("a") as file:
-                for kernel, result in measured.items():
-                    file.write(json.dumps(row(name, kernel, case, mode, result)) + "\n")
-            (_, scan), (ours_name, ours) = measured.items()
-            speed = scan.median_s / ours.median_s
-            speeds.setdefault(f"{mode}, {ours_name}", []).append(speed)
-            tqdm.tqdm.write(
-                f"{mode:<21}{name:<5} {case!s:<24}{ours_name:<21}{scan.median_s * 1e3:>7.1f}ms"
-                f"{ours.median_s * 1e3:>8.1f}ms{speed:>7.2f}x{ours.temp_bytes / 2**20:>7.1f}MB"
-                f"{ours.temp_bytes / scan.temp_bytes:>7.2f}"
-            )
-    print("-" * len(header))
-    for kind, ratios in speeds.items():
-        print(f"{kind}: {geometric_mean(ratios):.2f}x in geometric mean, from {min(ratios):.2f}x to {max(ratios):.2f}x")
+                file.writelines(json.dumps(entry) + "\n" for entry in new)
+            rows += new
+            ((key, both),) = pairs(new).items()
+            tqdm.tqdm.write(line(*key, *both))
+    return rows
 
 
 if __name__ == "__main__":
