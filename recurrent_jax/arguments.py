@@ -29,11 +29,11 @@ def check_inputs(cell: Any, params: Any, xs: Any) -> Array:
         raise ValueError(f"xs: expected [T, ..., D], got {list(xs.shape)}")
     if not isinstance(cell, PointwiseCell):
         return jnp.asarray(xs)
-    leaves = jax.tree.leaves(params)
-    if not leaves or any(not hasattr(leaf, "shape") for leaf in leaves) or not hasattr(params, "w_x"):
-        raise TypeError(f"params: expected what {cell!r}.init returns, got {type(params).__name__}")
-    size = cell.in_size(params)
-    expected = _param_shapes(cell, size)
+    try:
+        size = cell.in_size(params)
+    except (AttributeError, IndexError, TypeError):
+        raise TypeError(f"params: expected what {cell!r}.init returns, got {_describe(params)}") from None
+    expected = (_param_shapes if hashable(cell) else _param_shapes.__wrapped__)(cell, size)
     if not same_structure(params, expected) or _shapes(params) != _shapes(expected):
         raise ValueError(f"params: expected {_describe(expected)} as {cell!r}.init returns, got {_describe(params)}")
     if xs.shape[-1] != size:
@@ -64,11 +64,12 @@ def mask_from(lengths: Any, mask: Any, time_shape: tuple[int, ...]) -> Array | N
     if list(lengths.shape) != batch:
         raise ValueError(f"lengths: expected shape {batch}, got {list(lengths.shape)}")
     if not isinstance(lengths, jax.core.Tracer) and lengths.size:
-        low, high = int(lengths.min()), int(lengths.max())
+        # By NumPy: under jit JAX would trace even these values, although they are known.
+        values = np.asarray(lengths)
+        low, high = int(values.min()), int(values.max())
         if low < 0 or high > steps:
             raise ValueError(f"lengths: expected values from 0 to T={steps}, got {low if low < 0 else high}")
-    lengths = jnp.asarray(lengths)
-    return jax.lax.broadcasted_iota(lengths.dtype, time_shape, 0) < lengths[None]
+    return jax.lax.broadcasted_iota(jnp.int32, time_shape, 0) < jnp.asarray(lengths).astype(jnp.int32)[None]
 
 
 def check_flags(name: str, flags: Any, time_shape: tuple[int, ...]) -> Array | None:
@@ -94,6 +95,38 @@ def check_positive(name: str, value: Any) -> int:
 def _param_shapes(cell: PointwiseCell, in_size: int) -> Any:
     """Shapes of what `cell.init` returns; traced once for each cell and size."""
     return jax.eval_shape(lambda: cell.init(jax.random.key(0), in_size))
+
+
+def hashable(cell: Any) -> bool:
+    """Whether a cell can be a static argument of jit; one that holds arrays can't."""
+    try:
+        hash(cell)
+    except TypeError:
+        return False
+    return True
+
+
+def vary_alike(tree: Any) -> Any:
+    """Within `jax.shard_map`, makes every leaf vary over the mesh axes that any of them varies over.
+
+    A scan wants its carry to vary from the beginning as it will at the end, and a gradient to a leaf
+    that does not vary, such as parameters, to be summed over the mesh, which this cast's transpose does.
+    """
+    axes = frozenset[str]().union(*map(_varying, jax.tree.leaves(tree)))
+    if not axes:
+        return tree
+
+    def cast(leaf: Array) -> Array:
+        missing = tuple(axes - _varying(leaf))
+        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
+
+    return jax.tree.map(cast, tree)
+
+
+def _varying(leaf: Array) -> frozenset[str]:
+    """The mesh axes over which an array varies; JAX called the attribute `vma` at first."""
+    kind: Any = jax.typeof(leaf)
+    return kind.manual_axis_type.varying if hasattr(kind, "manual_axis_type") else kind.vma
 
 
 def same_structure(a: Any, b: Any) -> bool:

@@ -76,7 +76,7 @@ def unroll(
         cell, params, xs, carry, lengths, mask, resets, reverse, return_carries, implementation, unroll
     )
     every = None if checkpoint_every is None else arguments.check_positive("checkpoint_every", checkpoint_every)
-    run = _run_compiled if _hashable(cell) else _run
+    run = _run_compiled if arguments.hashable(cell) else _run
     out = run(cell, chosen.chosen, inputs, options, every)
     return (out.carry, out.ys, out.carries) if return_carries else (out.carry, out.ys)
 
@@ -146,7 +146,7 @@ def _prepare(
         carry = jax.tree.map(jnp.asarray, carry)
     initial = cell.initial_carry(params, batch_shape) if carry is None or resets is not None else None
     inputs = Inputs(params, xs, initial if carry is None else carry, None if resets is None else initial, mask, resets)
-    return kernels.explain(implementation, cell, inputs, options), inputs, options
+    return kernels.explain(implementation, cell, inputs, options), arguments.vary_alike(inputs), options
 
 
 def _run(cell: Any, name: str, inputs: Inputs, options: Options, every: int | None) -> Outputs:
@@ -161,12 +161,3 @@ def _run(cell: Any, name: str, inputs: Inputs, options: Options, every: int | No
 
 # A call outside of jit is compiled once for each cell and shape, and found again by the next call.
 _run_compiled = functools.partial(jax.jit, static_argnums=(0, 1, 3, 4))(_run)
-
-
-def _hashable(cell: Any) -> bool:
-    """Whether jit can take the cell as a static argument; a cell that holds arrays can't be hashed."""
-    try:
-        hash(cell)
-    except TypeError:
-        return False
-    return True

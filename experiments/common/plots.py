@@ -37,7 +37,7 @@ def plot_curves(path: pathlib.Path, rows: list[dict[str, Any]], baselines: Mappi
     for name, value in baselines.items():
         losses.axhline(value, color="black", linewidth=0.8, linestyle=":")
         losses.annotate(
-            f"{name} {value:.2f}", (1.0, value), (-4, 2), xycoords=("axes fraction", "data"),
+            f"{name} on the test split {value:.2f}", (1.0, value), (-4, 2), xycoords=("axes fraction", "data"),
             textcoords="offset points", fontsize=8, ha="right",
         )  # fmt: skip
     drawn = [row["loss"] for row in rows if "loss" in row]

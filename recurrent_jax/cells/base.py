@@ -102,7 +102,8 @@ class PointwiseCell:
       gates: class attribute G; `W_x` and `W_h` have G*H columns.
 
     Raises:
-      ValueError: `hidden_size` is not a positive integer, or a dtype is not a floating one.
+      ValueError: `hidden_size` is not a positive integer, a dtype is not a floating one, or an
+        initialiser is not a function.
 
     Example:
       >>> import jax, jax.numpy as jnp, recurrent_jax as rj
@@ -133,6 +134,9 @@ class PointwiseCell:
         object.__setattr__(self, "param_dtype", _floating("param_dtype", self.param_dtype))
         if self.dtype is not None:
             object.__setattr__(self, "dtype", _floating("dtype", self.dtype))
+        for name in ("w_x_init", "w_h_init"):
+            if not callable(getattr(self, name)):
+                raise ValueError(f"{name}: expected a function (key, shape, dtype), got {getattr(self, name)!r}")
 
     @property
     def compute_dtype(self) -> np.dtype:
@@ -212,7 +216,7 @@ def apply_pointwise(cell: PointwiseCell, params: Any, carry: Any, z: Array, r: A
 def _floating(name: str, dtype: Any) -> str:
     """The name of the dtype, which prints and compares well, or an error that names the argument."""
     try:
-        result = jnp.dtype(dtype).name
+        result = jnp.dtype(dtype).name if dtype is not None else None
     except TypeError:
         result = None
     if result not in _COMPUTE_DTYPES:

@@ -5,6 +5,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from recurrent_jax.cells.base import Array, PointwiseCell, accumulator
 
@@ -59,6 +60,11 @@ class LSTM(PointwiseCell):
 
     forget_bias: float = 1.0
     gates: ClassVar[int] = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.forget_bias, bool) or not isinstance(self.forget_bias, (int, float, np.number)):
+            raise ValueError(f"forget_bias: expected a number, got {self.forget_bias!r}")
 
     def init(self, key: Array, in_size: int) -> LSTMParams:
         """Draws `LSTMParams`: scaled input blocks, orthogonal recurrent blocks, `forget_bias` at f."""

@@ -43,7 +43,8 @@ class RNN(PointwiseCell):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not callable(self.activation) and self.activation not in _ACTIVATIONS:
+        known = isinstance(self.activation, str) and self.activation in _ACTIVATIONS
+        if not known and not callable(self.activation):
             names = ", ".join(repr(name) for name in _ACTIVATIONS)
             raise ValueError(f"activation: expected {names} or a function, got {self.activation!r}")
 

@@ -54,7 +54,7 @@ def with_backward(
         jvp = lambda v: jax.jvp(lambda a: reference(a, flags), (args,), (v,))[1]
 
         def matvec(x: Any) -> Any:
-            v, y = x
+            v, y = _times_one(x, args)
             return v, jax.tree.map(jnp.subtract, y, jvp(v))
 
         def solve(_: Any, b: Any) -> Any:
@@ -66,8 +66,9 @@ def with_backward(
             return jax.tree.map(jnp.add, v, backward(args, flags, saved, y)), y
 
         out = jax.eval_shape(reference, args, flags)
-        right_side = _linear_in(tangent, (tangent, jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), out)))
-        return lax.custom_linear_solve(matvec, right_side, solve, transpose_solve)[1]
+        right_side = _plus_zero((tangent, jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), out)), tangent)
+        solution = lax.custom_linear_solve(matvec, right_side, solve, transpose_solve)
+        return _plus_zero(solution, solution)[1]
 
     # `save` has derivatives of its own because under second-order differentiation the pair
     # (out, saved) is itself differentiated, and `forward` may be code that JAX can't see into.
@@ -101,17 +102,31 @@ def _zero_tangent(leaf: Array) -> Any:
     return jnp.zeros(leaf.shape, jax.dtypes.float0)
 
 
-def _linear_in(source: Any, tree: Any) -> Any:
-    """`tree` with a zero that depends on `source` added to every leaf.
+# JAX transposes a `custom_linear_solve` only if every leaf of its right side is linear in what is
+# differentiated. That holds for some leaves in one use and for others in another, so all of them are
+# tied together: by a zero made of every leaf of the right side (and, for its transpose, of the
+# solution), and, for the derivative of the matrix, by a one made of every leaf it depends on. Zero
+# and one are made from empty slices: they cost nothing once compiled, and no NaN travels in them.
 
-    `custom_linear_solve` is transposed only if every leaf of its right side is linear in what is
-    differentiated. The zero is an empty slice of `source`, padded to size: it costs nothing once
-    compiled, and no NaN can travel through it.
-    """
-    empty = jnp.concatenate([leaf.reshape(-1)[:0].astype(jnp.float32) for leaf in jax.tree.leaves(source)])
 
-    def add(leaf: Array) -> Array:
-        zero = lax.pad(empty, jnp.zeros((), jnp.float32), [(0, leaf.size, 0)])
-        return leaf + zero.reshape(leaf.shape).astype(leaf.dtype)
+def _plus_zero(tree: Any, source: Any) -> Any:
+    """`tree`, each leaf of it depending linearly on all leaves of `source`."""
+    empty = _empty(source)
+    return jax.tree.map(lambda leaf: leaf + _padded(empty, leaf, 0.0), tree)
 
-    return jax.tree.map(add, tree)
+
+def _times_one(tree: Any, source: Any) -> Any:
+    """`tree`, each leaf of it multiplied by a one that depends on all leaves of `source`."""
+    empty = _empty(source)
+    return jax.tree.map(lambda leaf: leaf * _padded(empty, leaf, 1.0), tree)
+
+
+def _empty(source: Any) -> Array:
+    """An array without elements that depends on every leaf."""
+    return jnp.concatenate([leaf.reshape(-1)[:0].astype(jnp.float32) for leaf in jax.tree.leaves(source)])
+
+
+def _padded(empty: Array, like: Array, value: float) -> Array:
+    """An empty array padded with `value` to the shape and dtype of `like`."""
+    whole = lax.pad(empty, jnp.asarray(value, jnp.float32), [(0, like.size, 0)])
+    return whole.reshape(like.shape).astype(like.dtype)

@@ -28,11 +28,17 @@ NAME = "fused"
 
 
 def refuses(cell: Any, inputs: Inputs, options: Options) -> str | None:
-    """Refuses cells that are not pointwise."""
+    """Refuses cells that are not pointwise, and integers in parameters or carry."""
     if not isinstance(cell, PointwiseCell):
         return f"{type(cell).__name__} is not a PointwiseCell"
     if not cell.is_pointwise:
         return f"{cell!r} is more than one recurrent matmul and an elementwise function"
+    for name in ("params", "carry"):
+        odd = {
+            str(a.dtype) for a in jax.tree.leaves(getattr(inputs, name)) if not jnp.issubdtype(a.dtype, jnp.floating)
+        }
+        if odd:
+            return f"{name} hold {', '.join(sorted(odd))}, which its backward pass can't carry a gradient for"
     return None
 
 
@@ -138,7 +144,7 @@ def _backward(cell: PointwiseCell, inputs: Inputs, options: Options, saved: Any,
 
     d_final = up(cotangent.carry)
     no_initial = None if inputs.initial is None else jax.tree.map(jnp.zeros_like, d_final)
-    no_own = jax.tree.map(lambda a: jnp.zeros(a.shape, exact), own)
+    no_own = [jnp.zeros_like(leaf, exact) for leaf in own]
     time = (jnp.arange(len(inputs.xs)), starts, cotangent.ys, cotangent.carries, inputs.mask, inputs.resets)
     (d_carry, d_own, d_initial, d_pre), _ = lax.scan(
         body, (d_final, no_own, no_initial, list(pre)), time, reverse=not options.reverse, unroll=options.unroll
@@ -147,8 +153,8 @@ def _backward(cell: PointwiseCell, inputs: Inputs, options: Options, saved: Any,
     # Rows first: a matmul over two contracted axes would make the compiler copy both operands.
     rows = lambda a: a.reshape(-1, a.shape[-1])
     d_w_h = matmul(rows(starts.h).T, rows(d_pre[-1]))
-    _, project_vjp = jax.vjp(cell.project, params, rows(inputs.xs))
-    d_params, d_xs = project_vjp(up(rows(d_pre[0])))
+    z, project_vjp = jax.vjp(cell.project, params, rows(inputs.xs))
+    d_params, d_xs = project_vjp(rows(d_pre[0]).astype(z.dtype))
     (d_params_kernel,) = kernel_vjp(d_w_h.astype(w_h.dtype))
     supplied = iter(d_own)
     d_params_own = jax.tree.unflatten(

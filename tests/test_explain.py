@@ -1,0 +1,58 @@
+"""`explain` says what `unroll` runs, and why not what comes before it."""
+
+from typing import Any
+
+import pytest
+
+import recurrent_jax as rj
+from tests import cases
+
+REFUSAL = f"{rj.GRU(4, reset='before')!r} is more than one recurrent matmul and an elementwise function"
+
+
+def explained(cell: Any, **arguments: Any) -> rj.Explanation:
+    """`explain` of one small call."""
+    params, xs, _ = cases.data(cell)
+    return rj.explain(cell, params, xs, **arguments)
+
+
+def test_explain_first_kernel_runs() -> None:
+    explanation = explained(rj.LSTM(4))
+    assert explanation.chosen == "fused"
+    assert explanation.verdicts == (("fused", None), ("scan", None))
+    assert str(explanation) == repr(explanation) == "fused  runs\nscan   not needed"
+
+
+def test_explain_gives_the_reason_of_a_refusal() -> None:
+    explanation = explained(rj.GRU(4, reset="before"))
+    assert explanation.chosen == "scan"
+    assert explanation.verdicts == (("fused", REFUSAL), ("scan", None))
+    assert str(explanation) == f"fused  refuses: {REFUSAL}\nscan   runs"
+
+
+def test_explain_plain_object_runs_in_the_scan() -> None:
+    assert str(explained(cases.Counter())) == "fused  refuses: Counter is not a PointwiseCell\nscan   runs"
+
+
+@pytest.mark.parametrize(
+    ("implementation", "text"),
+    [
+        ("scan", "scan  runs"),
+        ("fused", "fused  runs"),
+        (("scan", "fused"), "scan   runs\nfused  not needed"),
+        (("scan",), "scan  runs"),
+    ],
+    ids=str,
+)
+def test_explain_keeps_to_what_is_allowed(implementation: Any, text: str) -> None:
+    assert str(explained(rj.LSTM(4), implementation=implementation)) == text
+
+
+def test_explain_raises_where_unroll_would() -> None:
+    with pytest.raises(NotImplementedError, match="fused refuses"):
+        explained(rj.GRU(4, reset="before"), implementation="fused")
+
+
+def test_explain_takes_every_argument_of_unroll() -> None:
+    flags = {"mask": cases.GAPS, "resets": cases.RESETS, "reverse": True, "return_carries": True}
+    assert explained(rj.LSTM(4), **flags, checkpoint_every=2, unroll=2).chosen == "fused"
