@@ -16,7 +16,7 @@ demo: $(VENV)/.experiments
 	$(BIN)/python -m experiments.char_lm train --workdir $(DEMO) --preset demo
 
 test: $(VENV)/.test lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 test-tfds: $(VENV)-tfds/.test
 	$(VENV)-tfds/bin/python -m pytest tests/experiments/test_tfds.py

@@ -1,4 +1,4 @@
-"""Experiments run as their users run them: with JAX's default configuration, not the strict one of the library's tests."""
+"""Experiments run as their users run them: under the default configuration of JAX, not the strict one."""
 
 import jax
 import pytest

@@ -53,7 +53,7 @@ def test_embedded_text_is_this_interpreters_library():
 def test_errors_name_the_option(tmp_path):
     with pytest.raises(UsageError, match=r"--data: expected a file or a folder, found no .*nothing"):
         load(Config(data=str(tmp_path / "nothing")))
-    with pytest.raises(UsageError, match="expected text files in .* found none"):
+    with pytest.raises(UsageError, match=r"expected text files in .* found none"):
         load(Config(data=str(tmp_path)))
     (tmp_path / "short.txt").write_text("short")
     with pytest.raises(UsageError, match=r"at least 8 characters to train on .* got 5, 0 and 0"):
