@@ -21,7 +21,7 @@ import tqdm
 
 import recurrent_jax as rj
 from benchmarks.cases import LONG, TRAINING, Case
-from benchmarks.timing import Measured, compare
+from benchmarks.timing import Measured, WrongAnswer, compare
 
 CELLS = {"LSTM": rj.LSTM, "GRU": rj.GRU, "RNN": rj.RNN}
 FORWARD, TRAIN = "forward", "forward and backward"
@@ -89,7 +89,10 @@ def device() -> str:
 def commit() -> str:
     """The commit of the working tree; "+" follows where it has changes."""
     try:
-        run = lambda *words: subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+        folder = pathlib.Path(__file__).parent
+        run = lambda *words: subprocess.run(
+            words, cwd=folder, capture_output=True, text=True, check=True
+        ).stdout.strip()
         return run("git", "rev-parse", "--short", "HEAD") + ("+" if run("git", "status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
@@ -176,7 +179,11 @@ def measure(seconds: float, out: pathlib.Path) -> list[dict[str, Any]]:
         for name, case, mode, pair in bar:
             bar.set_description(f"{name} {case}")
             cell = CELLS[name](case.H)
-            measured = compare(functions(cell, mode, pair), problem(cell, case), seconds, TOLERANCE, bar.refresh)
+            try:
+                measured = compare(functions(cell, mode, pair), problem(cell, case), seconds, TOLERANCE, bar.refresh)
+            except WrongAnswer as error:
+                tqdm.tqdm.write(f"| {mode}, {name}, {case}: no time, {error}")
+                continue
             new = [row(name, kernel, case, mode, result) for kernel, result in measured.items()]
             with out.open("a") as file:
                 file.writelines(json.dumps(entry) + "\n" for entry in new)

@@ -58,7 +58,7 @@ def mask_from(lengths: Any, mask: Any, time_shape: tuple[int, ...]) -> Array | N
     if lengths is None:
         return check_flags("mask", mask, time_shape)
     steps, *batch = time_shape
-    lengths = lengths if hasattr(lengths, "dtype") else np.asarray(lengths)
+    lengths = lengths if hasattr(lengths, "dtype") else np.asarray(lengths, np.int32 if lengths == [] else None)
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise TypeError(f"lengths: expected integers, got {lengths.dtype}")
     if list(lengths.shape) != batch:
@@ -98,7 +98,12 @@ def _param_shapes(cell: PointwiseCell, in_size: int) -> Any:
 
 
 def hashable(cell: Any) -> bool:
-    """Whether a cell can be a static argument of jit; one that holds arrays can't."""
+    """Whether a cell is told from others by its values, so that jit may take it as a static argument.
+
+    A cell that holds arrays is not, nor one with the hash of its identity: it could change unseen.
+    """
+    if type(cell).__hash__ in (None, object.__hash__):
+        return False
     try:
         hash(cell)
     except TypeError:
@@ -149,3 +154,10 @@ def _describe(tree: Any) -> str:
     if hasattr(tree, "shape") and hasattr(tree, "dtype"):
         return f"{tree.dtype}[{','.join(map(str, tree.shape))}]"
     return type(tree).__name__ if tree is not None else "None"
+
+
+def check_bool(name: str, value: Any) -> bool:
+    """Returns `value`, a bool."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected True or False, got {value!r}")
+    return bool(value)

@@ -32,8 +32,9 @@ def unroll(
         carry_t, y_t = cell.step(params, carry_{t-1}, x_t)        t = 0 .. T-1
 
     A step whose `mask` is False, or at or behind its row's length, leaves the carry as it was and
-    gives an output of exactly 0; what `xs` holds there, NaN too, changes neither results nor
-    gradients. Works under jit, grad, vmap and in forward mode, to any order.
+    gives an output of exactly 0. What `xs` holds there, NaN too, changes neither results nor
+    gradients: the cell sees zeros in its place, so its step has to be differentiable at x = 0.
+    Works under jit, grad, vmap and in forward mode, to any order.
 
     Args:
       cell: a cell of this library, or any object with `init`, `initial_carry` and `step`.
@@ -50,7 +51,7 @@ def unroll(
       return_carries: also return the carry after each step.
       implementation: name of a kernel, or a tuple of names tried in order; None takes the first of
         the registry that does not refuse (see `explain`).
-      checkpoint_every: store carries only every so many steps and compute the rest again in the
+      checkpoint_every: store carries only every so many steps (every T/2 at most) and compute the rest again in the
         backward pass; near sqrt(T) it saves the most.
       unroll: steps in each iteration of the compiled loop, as in `jax.lax.scan`.
 
@@ -136,7 +137,11 @@ def _prepare(
     """Checks a call and states it in the terms of the kernels."""
     arguments.check_cell_methods(cell)
     kernels.candidates(implementation)
-    options = Options(bool(reverse), bool(return_carries), arguments.check_positive("unroll", unroll))
+    options = Options(
+        arguments.check_bool("reverse", reverse),
+        arguments.check_bool("return_carries", return_carries),
+        arguments.check_positive("unroll", unroll),
+    )
     xs = arguments.check_inputs(cell, params, xs)
     batch_shape = xs.shape[1:-1]
     mask = arguments.mask_from(lengths, mask, xs.shape[:-1])
@@ -150,7 +155,7 @@ def _prepare(
 
 
 def _run(cell: Any, name: str, inputs: Inputs, options: Options, every: int | None) -> Outputs:
-    """Runs the kernel `name`, on inputs whose padding is replaced by zeros so that it can do no harm."""
+    """Runs the kernel `name` on inputs whose padding is replaced by zeros so that it can do no harm."""
     if inputs.mask is not None:
         inputs = inputs._replace(xs=select(inputs.mask, inputs.xs, jnp.zeros_like(inputs.xs)))
     kernel = kernels.by_name(name)

@@ -33,7 +33,7 @@ class Evaluate:
     workdir: pathlib.Path
     """Folder of the run."""
     split: Literal["held-out", "train", "valid", "test"] = "held-out"
-    """Part of the run's own text; held-out is valid and test together, all that training never saw."""
+    """Part of the run's own text, where no --data is given; held-out is valid and test together."""
     data: str | None = None
     """A file or folder to measure in place of the run's text."""
 
@@ -93,7 +93,10 @@ def _evaluate(arguments: Evaluate) -> None:
 
     model, params, vocabulary, config = _restore(arguments.workdir)
     if arguments.data is None:
-        parts = data.load(config).split
+        text_now = data.load(config)
+        if text_now.sha256() != json.loads((arguments.workdir / "vocabulary.json").read_text())["text_sha256"]:
+            raise UsageError("--data: the text of this run has changed since it was trained; name a text with --data")
+        parts = text_now.split
         chosen = {"held-out": parts.valid + parts.test, **parts._asdict()}
         name, text = f"{arguments.split} split", chosen[arguments.split]
     else:
@@ -123,7 +126,7 @@ def _sample(arguments: Sample) -> None:
             raise UsageError(f"--{name}: expected {expected}, got {getattr(arguments, name.replace('-', '_'))}")
     model, params, vocabulary, _ = _restore(arguments.workdir)
     if any(c not in vocabulary.characters[1:] for c in arguments.prompt):
-        print(f"--prompt: {data.unseen(arguments.prompt, vocabulary)}", file=sys.stderr)
+        print(f"note: of the prompt {data.unseen(arguments.prompt, vocabulary)}", file=sys.stderr)
     texts = sample(
         model, params, vocabulary,
         prompt=arguments.prompt, length=arguments.length, streams=arguments.streams,

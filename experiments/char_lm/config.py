@@ -1,6 +1,7 @@
 """The configuration of a run, and presets by name."""
 
 import dataclasses
+import math
 import pathlib
 from typing import Any, Literal
 
@@ -93,7 +94,8 @@ class Config:
             ("dropout", 0 <= self.dropout < 1, "0 or more and less than 1"),
             ("momentum", 0 <= self.momentum < 1, "0 or more and less than 1"),
             ("decay", 0 < self.decay <= 1, "more than 0 and at most 1"),
-            ("epochs", self.epochs > 0, "more than 0"),
+            ("epochs", 0 < self.epochs < math.inf, "more than 0 and finite"),
+            ("seed", self.seed >= 0, "0 or more"),
             ("learning_rate", self.learning_rate > 0, "more than 0"),
             ("dataset", self.data is None or self.dataset is None, "--data or --dataset, not both, to be given"),
         ]

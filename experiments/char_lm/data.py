@@ -8,6 +8,7 @@ import hashlib
 import pathlib
 import sys
 import sysconfig
+import zlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -78,7 +79,10 @@ def read(name: str) -> tuple[str, str]:
     """The text of a file, or of the text files below a folder, joined, and a name for it."""
     path = pathlib.Path(name).expanduser()
     if path.is_file():
-        return str(path), _decode(path)
+        text = _decode(path)
+        if "\0" in text:
+            raise UsageError(f"--data: expected text, {path} holds binary data")
+        return str(path), text
     if not path.exists():
         raise UsageError(f"--data: expected a file or a folder, found no {path}")
     found = sorted(
@@ -87,7 +91,8 @@ def read(name: str) -> tuple[str, str]:
     texts = [text for p in found if "\0" not in (text := _decode(p))]
     if not texts:
         raise UsageError(f"--data: expected text files in {path}, found none")
-    return f"{path}, {len(texts)} of {len(found)} files (the others are not text)", "".join(texts)
+    left = f" ({len(found) - len(texts)} others are not text)" if len(texts) < len(found) else ""
+    return f"{path}, {len(texts)} files{left}", "".join(texts)
 
 
 def _decode(path: pathlib.Path) -> str:
@@ -95,7 +100,7 @@ def _decode(path: pathlib.Path) -> str:
     try:
         raw = path.read_bytes()
         return (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8", errors="replace")
-    except OSError as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise UsageError(f"--data: {path} can't be read: {error}") from error
 
 
@@ -178,7 +183,7 @@ class Streams:
     def __init__(self, indices: np.ndarray, batch_size: int, chunk_length: int, seed: int) -> None:
         self._indices, self._batch_size, self._chunk_length, self._seed = indices, batch_size, chunk_length, seed
         per_stream = (len(indices) - 1) // batch_size
-        self.steps_per_epoch = max(1, (per_stream - chunk_length) // chunk_length + 1)
+        self.steps_per_epoch = per_stream // chunk_length
         self._slack = per_stream - self.steps_per_epoch * chunk_length
 
     def batch(self, step: int) -> tuple[np.ndarray, np.ndarray, bool]:

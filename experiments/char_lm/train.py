@@ -140,12 +140,7 @@ def _loop(
                 rate = float(run.schedule(step - 1))
                 metrics.add(step, "train", loss=loss, grad_norm=norm, learning_rate=rate)
                 shown = f"loss {loss:.3f}"
-                if not np.isfinite(loss):
-                    _save(checkpoints, step, state)
-                    raise UsageError(
-                        f"the loss is {loss} at step {step:,}: the training has diverged. "
-                        "Begin another run with a smaller --learning-rate or --clip-norm."
-                    )
+                _check_finite(loss, step)
             if step in run.eval_steps:
                 bar.set_postfix_str(f"{shown}, measuring the valid split")
                 _measure(run, state["params"], step, "valid", metrics)
@@ -153,6 +148,7 @@ def _loop(
                 _plot(workdir)
             stop = interrupted()
             if step % config.checkpoint_every == 0 or step == run.steps or stop:
+                _check_finite(float(state["loss_sum"]), step)
                 _save(checkpoints, step, state)
                 speed = bar.format_dict["rate"]
                 if speed:
@@ -162,6 +158,15 @@ def _loop(
             if stop:
                 raise Interrupted(f"\nSaved at step {step:,} of {run.steps:,}. Go on with the same command.")
     return state
+
+
+def _check_finite(loss: float, step: int) -> None:
+    """Stops a training that has diverged before it is saved over what was good."""
+    if not np.isfinite(loss):
+        raise UsageError(
+            f"the loss is {loss} at step {step:,}: the training has diverged. The checkpoints before it are kept. "
+            "Begin another run, with a smaller --learning-rate or with a --clip-norm that binds."
+        )
 
 
 def _save(checkpoints: Checkpoints, step: int, state: dict[str, Any]) -> None:
@@ -222,8 +227,8 @@ def _keep_text(run: Run, workdir: pathlib.Path) -> None:
         theirs = json.loads(path.read_text(encoding="utf-8"))
         if theirs["text_sha256"] != ours["text_sha256"]:
             raise UsageError(
-                f"--data: the text of this run has changed: it began with {theirs['source']}, now there is "
-                f"{ours['source']}. Begin another run in another folder."
+                f"--data: the text of this run has changed: its characters are not those that it began with, from "
+                f"{theirs['source']}. Begin another run in another folder."
             )
     if not (workdir / "baselines.json").exists():
         size = len(run.vocabulary)

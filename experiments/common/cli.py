@@ -31,7 +31,7 @@ def run(
       description: text shown in `--help`.
       commands: for each subcommand the dataclass of its options and the function that takes it.
       defaults: from a subcommand and the name of a preset to an instance of its dataclass.
-      presets: presets by name; `--preset NAME` changes what the other options default to.
+      presets: presets by name; `train --preset NAME` changes what the other options default to.
       argv: the words behind the program's name; None takes those of this process.
 
     Returns:
@@ -39,7 +39,7 @@ def run(
     """
     words = sys.argv[1:] if argv is None else argv
     try:
-        preset = _preset(words, presets)
+        preset = _preset(words, presets) if words[:1] == ["train"] else next(iter(presets))
         kinds = tuple(
             Annotated[kind, tyro.conf.subcommand(name=name, default=defaults(name, preset), description=kind.__doc__)]
             for name, (kind, _) in commands.items()

@@ -25,7 +25,7 @@ def open_run(workdir: pathlib.Path, config: Any) -> None:
     path = workdir / "config.json"
     ours = json.loads(json.dumps(dataclasses.asdict(config)))
     if path.exists():
-        theirs = json.loads(path.read_text(encoding="utf-8"))
+        theirs = _read(path)
         changes = [
             f"  {name}: there {theirs.get(name, 'not set')!r}, now {ours.get(name, 'not set')!r}"
             for name in sorted(ours.keys() | theirs.keys())
@@ -44,9 +44,20 @@ def open_run(workdir: pathlib.Path, config: Any) -> None:
         raise UsageError(f"--workdir: expected an empty folder or one of a run, {workdir} holds other files")
     try:
         workdir.mkdir(parents=True, exist_ok=True)
+        write(path, json.dumps(ours, indent=2) + "\n")
     except OSError as error:
-        raise UsageError(f"--workdir: {workdir} can't be made: {error}") from error
-    write(path, json.dumps(ours, indent=2) + "\n")
+        raise UsageError(f"--workdir: {workdir} can't be written to: {error}") from error
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    """The object in a configuration file."""
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--workdir: {path} can't be read: {error}") from error
+    if not isinstance(stored, dict):
+        raise UsageError(f"--workdir: expected the configuration of a run in {path}, found a {type(stored).__name__}")
+    return stored
 
 
 def read_config(workdir: pathlib.Path, kind: Any) -> Any:
@@ -58,7 +69,7 @@ def read_config(workdir: pathlib.Path, kind: Any) -> Any:
     path = workdir / "config.json"
     if not path.exists():
         raise UsageError(f"--workdir: expected the folder of a trained run, found no {path}")
-    stored = json.loads(path.read_text(encoding="utf-8"))
+    stored = _read(path)
     known = {field.name for field in dataclasses.fields(kind)}
     if stored.keys() != known:
         odd = ", ".join(sorted(stored.keys() ^ known))

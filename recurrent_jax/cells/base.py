@@ -6,12 +6,14 @@ Letters: T time, B batch, D inputs, H units, G gates.
 """
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import export
 
 Array = jax.Array
 PyTree = Any
@@ -21,7 +23,14 @@ Initializer = Callable[..., Array]
 INPUT_INIT: Initializer = jax.nn.initializers.lecun_normal()
 RECURRENT_INIT: Initializer = jax.nn.initializers.orthogonal()
 
+_FIELDS = "annotated fields, such as `alpha: float = 0.1`, below a decorator @dataclasses.dataclass(frozen=True)"
 _COMPUTE_DTYPES = ("float16", "bfloat16", "float32", "float64")
+
+
+def exportable(kind: Any) -> Any:
+    """Lets `jax.export` serialise functions of this NamedTuple."""
+    export.register_namedtuple_serialization(kind, serialized_name=f"recurrent_jax.{kind.__name__}")
+    return kind
 
 
 class Cell(Protocol):
@@ -37,6 +46,7 @@ class Cell(Protocol):
         """Consumes one input `x [..., D]`; returns the next carry and the output."""
 
 
+@exportable
 class RNNParams(NamedTuple):
     """Parameters of one recurrent layer: `w_x [D, G*H]`, `w_h [H, G*H]`, `b [G*H]`."""
 
@@ -45,6 +55,7 @@ class RNNParams(NamedTuple):
     b: Array
 
 
+@exportable
 class RNNCarry(NamedTuple):
     """The hidden state `h [..., H]`."""
 
@@ -87,10 +98,13 @@ class PointwiseCell:
         carry_t, y_t = pointwise(params, carry_{t-1}, z_t, r_t)
 
     A subclass sets `gates` and writes `pointwise`; every kernel, with its gradient, follows from
-    that. `pointwise` must act on each row of the batch by itself. It sees its arguments in the accumulator's dtype
-    (float32 under bfloat16 or float16 compute) and what it returns is rounded to the dtype of the
-    carry. Override `init`, `initial_carry`, `project` or `recurrent_kernel` where the layer differs
-    from the equations above; the carry must have a field `h`, the one that `W_h` multiplies.
+    that. A subclass with fields of its own is decorated with `@dataclasses.dataclass(frozen=True)`.
+    `pointwise` must act on each row of the batch by itself. It sees its floating arguments in the
+    accumulator's dtype (float32 under bfloat16 or float16 compute) and what it returns is rounded to
+    the dtype of the carry. Override `init`, `initial_carry`, `project` or `recurrent_kernel` where
+    the layer differs from the equations above, and `in_size` where the parameters have no `w_x`. The
+    carry is a NamedTuple with a field `h`, the one that `W_h` multiplies. With masks, padding reaches
+    `project` as zeros.
 
     Attributes:
       hidden_size: H, the number of units.
@@ -126,6 +140,20 @@ class PointwiseCell:
     w_h_init: Initializer = dataclasses.field(default=RECURRENT_INIT, repr=False)
 
     gates: ClassVar[int] = 1
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuses what would make two different cells compare equal, so that one ran for the other."""
+        super().__init_subclass__(**kwargs)
+        if "__init__" in cls.__dict__:
+            raise TypeError(f"{cls.__name__}: expected {_FIELDS}, got a method __init__")
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "PointwiseCell":
+        """Refuses fields that no dataclass decorator has seen."""
+        own = inspect.get_annotations(cls)
+        fields = [name for name, kind in own.items() if "ClassVar" not in str(kind)]
+        if fields and "__dataclass_fields__" not in cls.__dict__:
+            raise TypeError(f"{cls.__name__}: expected {_FIELDS}; the decorator is missing")
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         size = self.hidden_size
@@ -207,7 +235,8 @@ class PointwiseCell:
 def apply_pointwise(cell: PointwiseCell, params: Any, carry: Any, z: Array, r: Array) -> tuple[Any, Array]:
     """`cell.pointwise` computed in the accumulator's dtype and rounded to the carry's."""
     exact = accumulator(cell.compute_dtype)
-    up = lambda tree: jax.tree.map(lambda a: a.astype(exact), tree)
+    floating = lambda a: jnp.issubdtype(a.dtype, jnp.floating)
+    up = lambda tree: jax.tree.map(lambda a: a.astype(exact) if floating(a) else a, tree)
     new, y = cell.pointwise(up(params), up(carry), up(z), up(r))
     new = jax.tree.map(lambda value, old: value.astype(old.dtype), new, carry)
     return new, jax.tree.map(lambda value: value.astype(cell.compute_dtype), y)

@@ -6,9 +6,10 @@ from typing import ClassVar, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from recurrent_jax.cells.base import Array, PointwiseCell, RNNCarry, along_batch, matmul
+from recurrent_jax.cells.base import Array, PointwiseCell, RNNCarry, along_batch, exportable, matmul
 
 
+@exportable
 class GRUParams(NamedTuple):
     """Parameters `w_x [D, 3H]`, `w_h [H, 3H]`, `b [3H]`, `b_n [H]`; gates in the order r, z, n.
 

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from recurrent_jax.cells.base import Array, PointwiseCell, accumulator
+from recurrent_jax.cells.base import Array, PointwiseCell, accumulator, exportable
 
 
+@exportable
 class LSTMParams(NamedTuple):
     """Parameters `w_x [D, 4H]`, `w_h [H, 4H]`, `b [4H]`; gates in the order i, f, g, o."""
 
@@ -18,6 +19,7 @@ class LSTMParams(NamedTuple):
     b: Array
 
 
+@exportable
 class LSTMCarry(NamedTuple):
     """The hidden state `h [..., H]` and the cell state `c [..., H]`, the latter never below float32."""
 

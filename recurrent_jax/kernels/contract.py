@@ -14,7 +14,7 @@ class Inputs(NamedTuple):
 
     Attributes:
       params: parameters of the cell.
-      xs: `[T, ..., D]`; holds zeros wherever `mask` is False.
+      xs: `[T, ..., D]`; `unroll` has put zeros wherever `mask` is False.
       carry: the carry before the first step.
       initial: the carry that a reset restores; None where there are no resets.
       mask: `[T, ...]` of bool, False where a step must change nothing; None for all True.

@@ -22,23 +22,29 @@ from recurrent_jax.cells.base import Array, PointwiseCell, accumulator, apply_po
 from recurrent_jax.kernels import scan
 from recurrent_jax.kernels.contract import Inputs, Options, Outputs, masked_step, select
 from recurrent_jax.kernels.derivative import with_backward
-from recurrent_jax.kernels.structure import analyse
+from recurrent_jax.kernels.structure import Structure, analyse
 
 NAME = "fused"
 
 
 def refuses(cell: Any, inputs: Inputs, options: Options) -> str | None:
-    """Refuses cells that are not pointwise, and integers in parameters or carry."""
+    """Refuses cells that are not pointwise, or whose parts are not of the shapes and dtypes that takes."""
     if not isinstance(cell, PointwiseCell):
         return f"{type(cell).__name__} is not a PointwiseCell"
     if not cell.is_pointwise:
         return f"{cell!r} is more than one recurrent matmul and an elementwise function"
+    if any(isinstance(value, jax.core.Tracer) for value in vars(cell).values()):
+        return "a field of the cell is a traced array; make it a parameter"
+    if not (hasattr(inputs.carry, "_replace") and hasattr(inputs.carry, "h")):
+        return f"the carry {type(inputs.carry).__name__} is not a NamedTuple with a field h"
     for name in ("params", "carry"):
-        odd = {
-            str(a.dtype) for a in jax.tree.leaves(getattr(inputs, name)) if not jnp.issubdtype(a.dtype, jnp.floating)
-        }
-        if odd:
-            return f"{name} hold {', '.join(sorted(odd))}, which its backward pass can't carry a gradient for"
+        dtypes = {a.dtype for a in jax.tree.leaves(getattr(inputs, name))}
+        others = sorted(str(dtype) for dtype in dtypes if not jnp.issubdtype(dtype, jnp.floating))
+        if others:
+            return f"{name} of dtype {', '.join(others)}: its backward pass carries floating cotangents only"
+    z, r = _pre_activations(cell, inputs)
+    if getattr(z, "shape", None) != r.shape:
+        return f"project gives {getattr(z, 'shape', type(z).__name__)} where h W_h is {r.shape}"
     return None
 
 
@@ -49,6 +55,8 @@ def run(cell: PointwiseCell, inputs: Inputs, options: Options, hoist: bool | Non
       hoist: project all inputs before the forward loop rather than within it; None decides by the
         device: within the loop on CPU.
     """
+    if not len(inputs.xs):
+        return scan.run(cell, inputs, options)  # no step, no difference
     hoisted = jax.default_backend() != "cpu" if hoist is None else hoist
 
     def reference(args: Any, flags: Any) -> Outputs:
@@ -65,15 +73,24 @@ def run(cell: PointwiseCell, inputs: Inputs, options: Options, hoist: bool | Non
     return with_backward(reference, forward, backward)(given, flags)
 
 
-def _additive(cell: PointwiseCell, inputs: Inputs) -> tuple[bool, tuple[bool, ...]]:
-    """`analyse` at the shapes of this call."""
-    z = jax.eval_shape(cell.project, inputs.params, jax.ShapeDtypeStruct(inputs.xs.shape[1:], inputs.xs.dtype))
-    return analyse(cell, inputs.params, inputs.carry, z, z)
+def _pre_activations(cell: PointwiseCell, inputs: Inputs) -> tuple[Any, Any]:
+    """Shapes and dtypes of `z` and `r` of one step."""
+
+    def both(params: Any, x: Array, h: Array) -> tuple[Any, Array]:
+        return cell.project(params, x), matmul(h, cell.recurrent_kernel(params))
+
+    x = jax.ShapeDtypeStruct(inputs.xs.shape[1:], inputs.xs.dtype)
+    return jax.eval_shape(both, inputs.params, x, inputs.carry.h)
+
+
+def _structure(cell: PointwiseCell, inputs: Inputs) -> Structure:
+    """What `pointwise` does with its arguments, at the shapes of this call."""
+    return analyse(cell, inputs.params, inputs.carry, *_pre_activations(cell, inputs))
 
 
 def _forward(cell: PointwiseCell, inputs: Inputs, options: Options, hoisted: bool) -> tuple[Outputs, Any]:
     """The outputs, and what the backward pass needs: the carry and the pre-activations of each step."""
-    additive, _ = _additive(cell, inputs)
+    additive = _structure(cell, inputs).additive
     params = inputs.params
     w_h = cell.recurrent_kernel(params)
     project = lambda x: cell.project(params, x)
@@ -99,7 +116,7 @@ def _forward(cell: PointwiseCell, inputs: Inputs, options: Options, hoisted: boo
 def _backward(cell: PointwiseCell, inputs: Inputs, options: Options, saved: Any, cotangent: Outputs) -> Any:
     """The cotangents of params, xs, carry and initial."""
     starts, pre = saved
-    additive, used = _additive(cell, inputs)
+    additive, used = _structure(cell, inputs)
     params = inputs.params
     exact = accumulator(cell.compute_dtype)
     up = lambda tree: jax.tree.map(lambda a: a.astype(exact), tree)

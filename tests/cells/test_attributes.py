@@ -116,3 +116,20 @@ def test_initial_carry_is_zeros_of_the_batch_shape(batch: tuple[int, ...]) -> No
         assert carry._fields == (("h", "c") if isinstance(cell, rj.LSTM) else ("h",))
         for leaf in carry:
             np.testing.assert_array_equal(leaf, np.zeros((*batch, 4)))
+
+
+def test_cell_with_an_init_method_of_its_own_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"Leaky: expected annotated fields.*got a method __init__"):
+
+        class Leaky(rj.PointwiseCell):
+            def __init__(self, hidden_size: int, alpha: float) -> None:
+                super().__init__(hidden_size)
+                object.__setattr__(self, "alpha", alpha)
+
+
+def test_fields_without_the_decorator_are_refused() -> None:
+    class Leaky(rj.PointwiseCell):
+        alpha: float = 0.1
+
+    with pytest.raises(TypeError, match=r"Leaky: expected annotated fields.*the decorator is missing"):
+        Leaky(4, alpha=0.5)

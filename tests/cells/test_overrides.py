@@ -76,7 +76,7 @@ class IntegerCarry(rj.RNN):
 
     def pointwise(self, params: Any, carry: StepCarry, z: jax.Array, r: jax.Array) -> Any:
         """tanh, divided by the count."""
-        h = jnp.tanh(z + r) / (1 + carry.n)
+        h = jnp.tanh(z + r) / (1 + carry.n.astype(z.dtype))
         return StepCarry(h, carry.n + 1), h
 
 

@@ -28,7 +28,7 @@ def test_folder_joins_text_files_in_order_and_leaves_others(tmp_path):
     (tmp_path / ".hidden").write_text("no")
     text = load(Config(data=str(tmp_path), **SMALL))
     assert "".join(text.split) == "one" * 20 + "two" * 20
-    assert "2 of 3 files" in text.source
+    assert "2 files (1 others are not text)" in text.source
 
 
 def test_a_folder_below_a_hidden_one_is_read(tmp_path):
@@ -55,6 +55,12 @@ def test_errors_name_the_option(tmp_path):
         load(Config(data=str(tmp_path / "nothing")))
     with pytest.raises(UsageError, match=r"expected text files in .* found none"):
         load(Config(data=str(tmp_path)))
+    (tmp_path / "broken.gz").write_bytes(gzip.compress(b"text" * 99)[:-20])
+    with pytest.raises(UsageError, match=r"broken.gz can't be read"):
+        load(Config(data=str(tmp_path / "broken.gz")))
+    (tmp_path / "binary").write_bytes(b"text\0" * 99)
+    with pytest.raises(UsageError, match=r"expected text, .* holds binary data"):
+        load(Config(data=str(tmp_path / "binary")))
     (tmp_path / "short.txt").write_text("short")
     with pytest.raises(UsageError, match=r"at least 8 characters to train on .* got 5, 0 and 0"):
         load(Config(data=str(tmp_path / "short.txt"), **SMALL))
@@ -69,6 +75,7 @@ def test_errors_name_the_option(tmp_path):
         ("epochs", 0.0),
         ("decay", 1.5),
         ("momentum", -1.0),
+        ("seed", -1),
     ],
 )
 def test_configuration_refuses_what_makes_no_sense(name, value):

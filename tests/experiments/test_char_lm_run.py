@@ -144,6 +144,25 @@ def test_another_configuration_or_text_is_refused(uninterrupted, capsys, tmp_pat
     text.write_text("abce " * 2000)
     assert main(command(tmp_path / "run", "--data", str(text), "--max-chars", "0", "--epochs", "0.1")) == 2
     assert "the text of this run has changed" in capsys.readouterr().err
+    assert main(["evaluate", "--workdir", str(tmp_path / "run")]) == 2
+    assert "the text of this run has changed" in capsys.readouterr().err
+
+
+def test_diverged_run_keeps_its_good_checkpoints(tmp_path, capsys):
+    workdir = tmp_path / "run"
+    wild = ["--optimizer", "sgd", "--learning-rate", "1e38", "--clip-norm", "0", "--warmup", "20"]
+    assert main(command(workdir, *wild)) == 2
+    assert "the training has diverged" in capsys.readouterr().err
+    names = [int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()]
+    assert all(name < STEPS for name in names)
+
+
+def test_foreign_configuration_is_refused(tmp_path, capsys):
+    for text, expected in (("[1]", "found a list"), ("{", "can't be read")):
+        (tmp_path / "config.json").write_text(text)
+        for words in (command(tmp_path), ["sample", "--workdir", str(tmp_path)]):
+            assert main(words) == 2
+            assert expected in capsys.readouterr().err
 
 
 def test_folder_with_other_files_is_refused(tmp_path, capsys):

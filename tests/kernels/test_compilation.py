@@ -161,3 +161,69 @@ def test_gradient_within_shard_map_changes_nothing(kernel: str) -> None:
     # Parameters are the same on every device, so JAX itself sums their gradient over the mesh.
     sharded = on_mesh(gradient, (WHOLE, TIME_ROWS, ROWS), (WHOLE, TIME_ROWS, ROWS))
     cases.assert_close(sharded(params, xs, carry), gradient(params, xs, carry), REORDERED)
+
+
+def test_cell_that_changes_is_not_mistaken_for_what_it_was() -> None:
+    class Decay:
+        """A cell by identity, not by value."""
+
+        rate = 0.5
+
+        def init(self, key: jax.Array, in_size: int) -> tuple[()]:
+            return ()
+
+        def initial_carry(self, params: Any, batch_shape: tuple[int, ...] = ()) -> jax.Array:
+            return jnp.zeros((*batch_shape, 1))
+
+        def step(self, params: Any, carry: jax.Array, x: jax.Array) -> Any:
+            carry = self.rate * carry + x
+            return carry, carry
+
+    cell = Decay()
+    xs = jnp.ones((2, 1))
+    assert float(rj.unroll(cell, (), xs)[0][0]) == 1.5
+    cell.rate = 3.0
+    assert float(rj.unroll(cell, (), xs)[0][0]) == 4.0
+
+
+@pytest.mark.parametrize("every", [32, 33, 63])
+@cases.over_kernels
+def test_checkpoint_of_few_chunks_needs_less_memory(kernel: str, every: int) -> None:
+    cell = rj.LSTM(16)
+    params, xs, carry = cases.data(cell, (4,), 64)
+
+    def memory(every: int | None) -> int:
+        run = lambda p, x, c: rj.unroll(cell, p, x, c, checkpoint_every=every, implementation=kernel)[1]
+        gradient = jax.jit(jax.grad(lambda *a: jnp.sum(jnp.sin(run(*a))), argnums=(0, 1, 2)))
+        analysis = gradient.lower(params, xs, carry).compile().memory_analysis()
+        return analysis.temp_size_in_bytes
+
+    # Half of the steps are kept in place of all; the outputs and the sum of the gradients stay.
+    assert memory(every) < 0.95 * memory(None)
+
+
+def test_empty_batch_runs_in_chunks() -> None:
+    cell = rj.LSTM(4)
+    params = cell.init(jax.random.key(0), 3)
+    carry, ys = rj.unroll(cell, params, jnp.zeros((6, 0, 3)), lengths=[], checkpoint_every=2)
+    assert ys.shape == (6, 0, 4)
+    assert carry.h.shape == (0, 4)
+
+
+@cases.over_kernels
+def test_gradient_without_steps_is_zero(kernel: str) -> None:
+    cell = rj.GRU(4)
+    params = cell.init(jax.random.key(0), 3)
+    total = lambda params: jnp.sum(rj.unroll(cell, params, jnp.zeros((0, 2, 3)), implementation=kernel)[0].h)
+    assert all(not leaf.any() for leaf in jax.tree.leaves(jax.grad(total)(params)))
+
+
+def test_functions_of_parameters_are_exported_as_they_are() -> None:
+    cell = rj.GRU(4)
+    params = cell.init(jax.random.key(0), 3)
+    run = jax.jit(lambda params, xs: rj.unroll(cell, params, xs))
+    xs = jnp.ones((5, 2, 3), jnp.float32)
+    loaded = jax.export.deserialize(jax.export.export(run)(params, xs).serialize())
+    carry, ys = loaded.call(params, xs)
+    assert isinstance(carry, rj.RNNCarry)
+    cases.assert_close(ys, run(params, xs)[1], 1e-6)

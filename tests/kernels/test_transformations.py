@@ -103,6 +103,17 @@ def reverse_over_forward(run: Function, args: Any) -> Any:
 
 
 @transformation
+def reverse_over_the_gradient_of_a_tangent(run: Function, args: Any) -> Any:
+    params, xs, carry = args
+
+    def inner(tangents: Any) -> Any:
+        slope = lambda *a: jnp.sum(jnp.sin(jax.jvp(lambda *b: run(*b)[1], a, tangents)[1]))
+        return sum(jnp.sum(jnp.sin(d)) for d in jax.tree.leaves(jax.grad(slope, argnums=(0, 1, 2))(params, xs, carry)))
+
+    return jax.grad(inner)(args)
+
+
+@transformation
 def reverse_over_reverse(run: Function, args: Any) -> Any:
     norm = lambda *a: sum(jnp.sum(d**2) for d in jax.tree.leaves(jax.grad(total(run), argnums=(0, 1, 2))(*a)))
     return jax.grad(norm, argnums=(0, 1, 2))(*args)
