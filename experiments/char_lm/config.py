@@ -118,7 +118,7 @@ PRESETS = {
     "demo": Config(max_chars=2_000_000, batch_size=32, epochs=4.0, learning_rate=2e-3, warmup=200, evals=3),
     # Tiny Shakespeare in ten minutes on two cores.
     "small": Config(
-        hidden_size=256, batch_size=32, dropout=0.2, epochs=12.0, learning_rate=2e-3, warmup=200, evals=6,
+        cell="gru", hidden_size=256, batch_size=32, dropout=0.2, epochs=12.0, learning_rate=2e-3, warmup=200, evals=6,
     ),
     # The sizes of char-rnn's published runs; for an accelerator.
     "large": Config(
