@@ -115,7 +115,9 @@ class Config:
 
 PRESETS = {
     # What `make demo` runs: a few minutes on two cores.
-    "demo": Config(max_chars=2_000_000, batch_size=32, epochs=4.0, learning_rate=2e-3, warmup=200, evals=3),
+    "demo": Config(
+        cell="gru", max_chars=2_000_000, batch_size=32, epochs=4.0, learning_rate=2e-3, warmup=200, evals=3,
+    ),
     # Tiny Shakespeare in ten minutes on two cores.
     "small": Config(
         cell="gru", hidden_size=256, batch_size=32, dropout=0.2, epochs=12.0, learning_rate=2e-3, warmup=200, evals=6,
