@@ -1,7 +1,8 @@
 """Float64 NumPy oracles, written gate by gate from the papers: one row, one step at a time.
 
 Nothing here comes from the library under test. A step is a function `(params, carry, x) -> (carry, y)`
-on one row: `params` and `carry` are tuples of arrays, `x [D]`, `y [H]`.
+on one row: `params` and `carry` are tuples of arrays, `x [D]`, `y [H]`. The equations hold for
+leading batch axes as well.
 """
 
 from collections.abc import Callable
@@ -43,7 +44,7 @@ def lstm(params: Row, carry: Row, x: np.ndarray) -> tuple[Row, np.ndarray]:
     """Gers et al. (2000), gates i, f, g, o in this order."""
     w, u, b = params
     h, c = carry
-    n = len(h)
+    n = h.shape[-1]
     pre = lambda index: x @ gate(w, index, n) + h @ gate(u, index, n) + gate(b, index, n)
     input_gate = sigmoid(pre(0))
     forget_gate = sigmoid(pre(1))
@@ -58,7 +59,7 @@ def gru_after(params: Row, carry: Row, x: np.ndarray) -> tuple[Row, np.ndarray]:
     """cuDNN's GRU: the reset gate acts on U h + b_n; gates r, z, n in this order."""
     w, u, b, b_n = params
     (h,) = carry
-    n = len(h)
+    n = h.shape[-1]
     reset = sigmoid(x @ gate(w, 0, n) + h @ gate(u, 0, n) + gate(b, 0, n))
     update = sigmoid(x @ gate(w, 1, n) + h @ gate(u, 1, n) + gate(b, 1, n))
     candidate = np.tanh(x @ gate(w, 2, n) + gate(b, 2, n) + reset * (h @ gate(u, 2, n) + b_n))
@@ -70,7 +71,7 @@ def gru_before(params: Row, carry: Row, x: np.ndarray) -> tuple[Row, np.ndarray]
     """Cho et al. (2014): the reset gate acts on h; gates r, z, n in this order."""
     w, u, b = params
     (h,) = carry
-    n = len(h)
+    n = h.shape[-1]
     reset = sigmoid(x @ gate(w, 0, n) + h @ gate(u, 0, n) + gate(b, 0, n))
     update = sigmoid(x @ gate(w, 1, n) + h @ gate(u, 1, n) + gate(b, 1, n))
     candidate = np.tanh(x @ gate(w, 2, n) + gate(b, 2, n) + (reset * h) @ gate(u, 2, n))
@@ -82,7 +83,7 @@ def peephole_lstm(params: Row, carry: Row, x: np.ndarray) -> tuple[Row, np.ndarr
     """Gers and Schmidhuber (2000): i and f see the old cell state, o the new; gates i, f, g, o."""
     w, u, b, p_i, p_f, p_o, _ = params
     h, c = carry
-    n = len(h)
+    n = h.shape[-1]
     pre = lambda index: x @ gate(w, index, n) + h @ gate(u, index, n) + gate(b, index, n)
     new = sigmoid(pre(1) + p_f * c) * c + sigmoid(pre(0) + p_i * c) * np.tanh(pre(2))
     h = sigmoid(pre(3) + p_o * new) * np.tanh(new)
@@ -93,7 +94,7 @@ def mgu(params: Row, carry: Row, x: np.ndarray) -> tuple[Row, np.ndarray]:
     """A minimal gated unit with its gate behind the matmul, and a gain on each column of U; gates f, n."""
     w, u, b, gain = params
     (h,) = carry
-    n = len(h)
+    n = h.shape[-1]
     u = u * gain[np.newaxis, :]
     forget = sigmoid(x @ gate(w, 0, n) + h @ gate(u, 0, n) + gate(b, 0, n))
     candidate = np.tanh(x @ gate(w, 1, n) + gate(b, 1, n) + forget * (h @ gate(u, 1, n)))
@@ -132,7 +133,7 @@ def unroll(
         for t in reversed(range(steps)) if reverse else range(steps):
             true_step = True
             if lengths is not None:
-                true_step = t < np.asarray(lengths)[row]
+                true_step = bool(t < np.asarray(lengths)[row])
             if mask is not None:
                 true_step = bool(np.asarray(mask)[(t, *row)])
             if true_step:
