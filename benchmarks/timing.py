@@ -1,76 +1,99 @@
-"""Timing of compiled JAX functions against each other."""
+"""Programs timed against each other: blocks of calls in turn, until the medians are known well enough."""
 
-import itertools
+import gc
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import numpy as np
 
+from benchmarks.contestants.base import Program
 
-class WrongAnswer(Exception):
-    """Two functions that must agree do not."""
+# A block lasts about so long: enough for the clock, for caches to be a program's own and for threads to be awake.
+BLOCK_SECONDS = 0.03
+LEAST_ROUNDS = 5
+# The median is known well enough when the half-width of its 95 % interval is below this share of it.
+PRECISION = 0.01
+
+
+class Failed(Exception):
+    """A program raised while it was timed; `name` is whose, `__cause__` what it raised."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
 
 
 class Measured(NamedTuple):
-    """What one function cost.
+    """What calls of one program took.
 
     Attributes:
       median_s, q25_s, q75_s: seconds of one call.
-      n: number of calls timed.
-      compile_s: seconds of ahead-of-time compilation.
-      temp_bytes: temporary memory of the compiled program: what it needs beyond arguments and results.
+      n: calls timed.
+      alone_s: the median of the calls before the others started; much less than `median_s` says that the
+        contestants disturb each other.
     """
 
     median_s: float
     q25_s: float
     q75_s: float
     n: int
-    compile_s: float
-    temp_bytes: int
+    alone_s: float
 
 
 def compare(
-    functions: Mapping[str, Callable[..., Any]],
-    args: tuple[Any, ...],
-    seconds: float,
-    tolerance: float,
-    after_round: Callable[[], None] = lambda: None,
+    programs: Mapping[str, Program], seconds: float, after_round: Callable[[], None] = lambda: None
 ) -> dict[str, Measured]:
-    """Times functions that must give the same answer, one call of each in turn, for `seconds` in all.
+    """Times programs for at most about `seconds` each.
+
+    Every program first runs alone: one call that doesn't count, then for a block. Then all take turns, a block
+    each, every round beginning with another one.
 
     Raises:
-      WrongAnswer: an answer differs from the first function's by more than `tolerance`, relative
-        to the largest value of that leaf. A wrong answer is never timed.
+      Failed: a program raised.
     """
-    compiled, compile_s = {}, {}
-    for name, function in functions.items():
-        start = time.perf_counter()
-        compiled[name] = jax.jit(function).lower(*args).compile()
-        compile_s[name] = time.perf_counter() - start
-    answers = {name: jax.block_until_ready(run(*args)) for name, run in compiled.items()}
-    first, *others = answers.values()
-    for other in others:
-        for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(other), strict=True):
-            error = np.abs(np.asarray(a) - np.asarray(b)).max() / np.abs(np.asarray(a)).max()
-            if not error <= tolerance:
-                raise WrongAnswer(f"answers differ by {error:.2g} of the largest value")
 
-    seconds_of: dict[str, list[float]] = {name: [] for name in compiled}
-    end = time.perf_counter() + seconds
-    rounds = itertools.count()
-    while next(rounds) < 7 or time.perf_counter() < end:
-        for name, run in compiled.items():
-            start = time.perf_counter()
-            jax.block_until_ready(run(*args))
-            seconds_of[name].append(time.perf_counter() - start)
-        after_round()
+    def block(name: str, count: int) -> list[float]:
+        try:
+            return programs[name].time(count)
+        except Exception as error:
+            raise Failed(name) from error
 
-    def summary(name: str) -> Measured:
-        low, middle, high = np.percentile(seconds_of[name], [25, 50, 75])
-        analysis = compiled[name].memory_analysis()
-        memory = analysis.temp_size_in_bytes if analysis is not None else -1
-        return Measured(float(middle), float(low), float(high), len(seconds_of[name]), compile_s[name], memory)
+    calls, alone, samples = {}, {}, {}
+    for name in programs:
+        block(name, 1)
+        first = block(name, 3)
+        calls[name] = max(1, round(BLOCK_SECONDS / float(np.median(first))))
+        alone[name] = float(np.median(block(name, max(3, calls[name]))))
+        samples[name] = list[float]()
+    order = list(programs)
+    end = time.perf_counter() + seconds * len(order)
+    rounds = 0
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        while order and (rounds < LEAST_ROUNDS or (time.perf_counter() < end and not _known(samples))):
+            for name in order:
+                samples[name] += block(name, calls[name])
+            order = order[1:] + order[:1]
+            rounds += 1
+            after_round()
+    finally:
+        if collecting:
+            gc.enable()
+    return {name: _measured(taken, alone[name]) for name, taken in samples.items()}
 
-    return {name: summary(name) for name in compiled}
+
+def _known(samples: Mapping[str, list[float]]) -> bool:
+    """Whether every median is known to within `PRECISION`, by the interval that box plots notch."""
+    for taken in samples.values():
+        low, middle, high = np.percentile(taken, [25, 50, 75])
+        if len(taken) < 20 or 1.58 * (high - low) / len(taken) ** 0.5 > PRECISION * middle:
+            return False
+    return True
+
+
+def _measured(taken: list[float], alone: float) -> Measured:
+    """Median and quartiles."""
+    low, middle, high = np.percentile(taken, [25, 50, 75])
+    return Measured(float(middle), float(low), float(high), len(taken), alone)

@@ -1,0 +1,59 @@
+"""The kernels of this library."""
+
+import functools
+from typing import Any
+
+import jax.numpy as jnp
+
+import recurrent_jax as rj
+from benchmarks.contestants.base import Refused
+from benchmarks.contestants.jax_program import JaxContestant, Layer
+from benchmarks.problem import FORWARD, STEP, Job, Problem
+
+MAKE: dict[str, Any] = {
+    "RNN": rj.RNN,
+    "LSTM": rj.LSTM,
+    "GRU": rj.GRU,
+    "RNN-relu": lambda size, **options: rj.RNN(size, activation="relu", **options),
+    "GRU-before": lambda size, **options: rj.GRU(size, reset="before", **options),
+}
+STEP_ALONE = "cell.step"
+PARAMS: dict[str, Any] = {"RNN": rj.RNNParams, "LSTM": rj.LSTMParams, "GRU": rj.GRUParams}
+
+
+def layer(options: dict[str, Any], job: Job, problem: Problem) -> Layer:
+    """`rj.unroll` with one set of options, and `cell.step`, which is the same for every kernel."""
+    cell = MAKE[job.cell](job.case.H, param_dtype=job.dtype)
+    leaves = [jnp.asarray(leaf) for leaf in problem.params]
+    kind = PARAMS[job.cell.split("-")[0]]
+    params = kind(*leaves, *[None] * (len(kind._fields) - len(leaves)))
+    empty = cell.initial_carry(params, (job.case.B,))
+    if (job.mode == STEP) != (not options):
+        raise Refused(f"mode {STEP} is measured as {STEP_ALONE}, the other modes as kernels: no kernel changes a step")
+    if job.mode == FORWARD and "checkpoint_every" in options:
+        raise Refused("forward alone stores nothing, so there is nothing to compute again")
+    try:
+        rj.explain(cell, params, jnp.asarray(problem.xs), **options)
+    except NotImplementedError as error:
+        raise Refused(str(error)) from None
+    return Layer(
+        params=params,
+        apply=lambda params, xs, carry: rj.unroll(cell, params, xs, carry, **options),
+        step=cell.step,
+        carry=lambda leaves: type(empty)(*(a.astype(e.dtype) for a, e in zip(leaves, empty, strict=True))),
+        common_carry=tuple,
+        common_params=lambda grads: tuple(leaf for leaf in grads if leaf is not None),
+    )
+
+
+def contestant(name: str, **options: Any) -> JaxContestant:
+    """`rj.unroll` with these options."""
+    return JaxContestant(name, functools.partial(layer, options))
+
+
+# Each kernel by its name; the step by itself, which no kernel changes; and options worth a line of their own.
+CONTESTANTS = {
+    STEP_ALONE: contestant(STEP_ALONE),
+    **{name: contestant(name, implementation=name) for name in ("scan", "fused")},
+    "checkpoint_every=64": contestant("checkpoint_every=64", checkpoint_every=64),
+}

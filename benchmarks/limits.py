@@ -1,0 +1,83 @@
+"""What the device itself can do, measured: the best rate of matmuls, and of moving memory."""
+
+import contextlib
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.problem import Job, compulsory_bytes, flops
+from benchmarks.worker import Remote, RemoteError
+
+SIZES = {"cpu": (512, 1024, 2048), "gpu": (4096, 8192), "tpu": (4096, 8192)}
+# From within a core's cache to far beyond the last one of any device.
+COPY_BYTES = (2**18, 2**20, 2**22, 2**24, 2**26, 2**28, 2**30)
+CALLS = 5
+
+
+class Limits(NamedTuple):
+    """Rates of one device.
+
+    Attributes:
+      matmul: operations per second, for each dtype.
+      copy: bytes read and written per second, for each size of an array in bytes.
+    """
+
+    matmul: dict[str, float]
+    copy: dict[int, float]
+
+    def bytes_per_s(self, job: Job) -> float:
+        """The best rate among arrays no smaller than what the job must move: a small job's data stay in a cache."""
+        needed = compulsory_bytes(job)
+        return max([rate for size, rate in self.copy.items() if size >= needed] or [self.copy[max(self.copy)]])
+
+    def floor_s(self, job: Job) -> float:
+        """Seconds below which the device can't do the job: the matmuls at their best rate, or the memory moved."""
+        return max(flops(job) / self.matmul[job.dtype], compulsory_bytes(job) / self.bytes_per_s(job))
+
+
+def measure(dtypes: list[str], other: Remote | None) -> Limits:
+    """Measures the first device.
+
+    Args:
+      dtypes: those of the matmuls.
+      other: a contestant with a `matmul_seconds` of its own: the better of the two libraries is the limit.
+    """
+    platform = jax.default_backend()
+    sizes = SIZES.get(platform, SIZES["gpu"])
+    matmul = {}
+    for dtype in dtypes:
+        rates = [2 * size**3 / _matmul_seconds(size, dtype) for size in sizes]
+        if other is not None:
+            # One that can't will say why in its rows.
+            with contextlib.suppress(RemoteError):
+                rates += [2 * size**3 / other.ask("module", "matmul_seconds", size, dtype, CALLS) for size in sizes]
+        matmul[dtype] = max(rates)
+    return Limits(matmul, {size: 2 * size / _copy_seconds(size) for size in COPY_BYTES})
+
+
+def _least(run: Any, *arguments: Any) -> float:
+    """The least seconds of a few calls, behind one that compiles."""
+    jax.block_until_ready(run(*arguments))
+    seconds = []
+    for _ in range(CALLS):
+        start = time.perf_counter()
+        jax.block_until_ready(run(*arguments))
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def _matmul_seconds(size: int, dtype: str) -> float:
+    """One product of two square matrices."""
+    random = np.random.default_rng(0)
+    a, b = (jnp.asarray(random.standard_normal((size, size), np.float32), dtype) for _ in range(2))
+    return _least(jax.jit(jnp.matmul), a, b)
+
+
+def _copy_seconds(size: int) -> float:
+    """One pass over an array that reads and writes it, within a loop so that the call itself costs nothing."""
+    passes = max(2, 2**28 // size)
+    loop = jax.jit(lambda a: jax.lax.fori_loop(0, passes, lambda _, a: a + 1, a))
+    return _least(loop, jnp.zeros(size // 4, jnp.float32)) / passes

@@ -1,0 +1,203 @@
+"""What every contestant of one comparison is given, and the float64 answer that it must return.
+
+NumPy only: a process that times another framework reads this too.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import ml_dtypes  # noqa: F401, teaches NumPy the name bfloat16
+import numpy as np
+
+from benchmarks.cases import Case
+from benchmarks.cells import CELLS
+from tests import oracle_gradients
+from tests.oracles import Row
+
+STEP, FORWARD, GRADIENT, TRAIN = MODES = ("step", "forward", "gradient", "train")
+MEANING = {
+    STEP: "one step of the cell, inputs to next carry: the latency of streaming",
+    FORWARD: "the whole sequence: outputs and final carry",
+    GRADIENT: "forward and backward: gradients to every parameter, the inputs and the initial carry",
+    TRAIN: "a whole training step: mean squared error, gradients to the parameters, one step of Adam",
+}
+LEARNING_RATE = 1e-3
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+Answer = Mapping[str, np.ndarray]
+
+
+class Job(NamedTuple):
+    """One comparison: what is computed. Who computes it is another matter."""
+
+    cell: str
+    case_name: str
+    case: Case
+    dtype: str
+    mode: str
+
+    @property
+    def shape(self) -> Case:
+        """The case; with T = 1 where only one step is made."""
+        return self.case._replace(T=1) if self.mode == STEP else self.case
+
+    def __str__(self) -> str:
+        return f"{self.cell} {self.mode} {self.case_name} {self.dtype}"
+
+
+class Problem(NamedTuple):
+    """Random arrays in the dtype of the job.
+
+    Attributes:
+      params: `w_x [D, G*H]`, `w_h [H, G*H]`, `b [G*H]`, and `b_n [H]` where the cell has it.
+      xs: inputs `[T, B, D]`.
+      carry: leaves `[B, H]` of the initial carry.
+      y_weights: `[T, B, H]`; the loss of mode gradient is `sum(y_weights * ys) + sum(carry_weights * last)`,
+        that of mode train `mean((ys - y_weights)**2)`.
+      carry_weights: like the carry.
+    """
+
+    params: Row
+    xs: np.ndarray
+    carry: Row
+    y_weights: np.ndarray
+    carry_weights: Row
+
+
+def draw(job: Job, count: int) -> list[Problem]:
+    """`count` problems with the same parameters and other data, so that no call repeats the one before it."""
+    cell, (steps, rows, features, units) = CELLS[job.cell], job.shape
+    random = np.random.default_rng(0)
+    dtype = np.dtype(job.dtype)
+    uniform = lambda *shape: np.asarray(random.uniform(-1, 1, shape), dtype) * dtype.type(units**-0.5)
+    normal = lambda *shape: np.asarray(random.standard_normal(shape, np.float32), dtype)
+    params: Row = (
+        uniform(features, cell.gates * units), uniform(units, cell.gates * units), uniform(cell.gates * units),
+    )  # fmt: skip
+    if cell.inner_bias:
+        params += (uniform(units),)
+    state = lambda: tuple(normal(rows, units) for _ in cell.carry)
+    # Small enough for the gradients of half precision to stay finite.
+    scale = dtype.type((steps * rows) ** -0.5)
+    draw_one = lambda: Problem(
+        params, normal(steps, rows, features), state(), normal(steps, rows, units) * scale, state()
+    )
+    return [draw_one() for _ in range(count)]
+
+
+def expected(job: Job, problem: Problem) -> Answer:
+    """The answer, by the float64 oracle, to the very numbers that the contestants are given."""
+    cell = CELLS[job.cell]
+    exact = lambda leaves: tuple(np.asarray(leaf, np.float64) for leaf in leaves)
+    params, carry, (xs, y_weights) = exact(problem.params), exact(problem.carry), exact(problem[1:4:2])
+    carries, ys = oracle_gradients.run(cell.step, params, xs, carry)
+    if job.mode in (STEP, FORWARD):
+        return outputs(job, ys, carries[-1])
+    if job.mode == TRAIN:
+        error = ys - y_weights
+        zeros = tuple(np.zeros_like(leaf) for leaf in carry)
+        d_params, _, _ = oracle_gradients.run_backward(
+            cell.backward, params, xs, carries, zeros, 2.0 * error / error.size
+        )
+        return trained((error**2).mean(), d_params, np.full(1, LEARNING_RATE))
+    d_params, d_xs, d_carry = oracle_gradients.run_backward(
+        cell.backward, params, xs, carries, exact(problem.carry_weights), y_weights
+    )
+    return gradients(job, d_params, d_xs, d_carry)
+
+
+def outputs(job: Job, ys: np.ndarray, carry: Row) -> Answer:
+    """The answer of modes step and forward: `ys [T, B, H]` and the final carry."""
+    return {"ys": ys, **dict(zip(CELLS[job.cell].carry, carry, strict=True))}
+
+
+def gradients(job: Job, params: Row, xs: np.ndarray, carry: Row) -> Answer:
+    """The answer of mode gradient, in the shapes of the problem."""
+    named = {f"d {name}": leaf for name, leaf in zip(("w_x", "w_h", "b", "b_n"), params, strict=False)}
+    return {**named, "d xs": xs, **{f"d {name}": d for name, d in zip(CELLS[job.cell].carry, carry, strict=True)}}
+
+
+def trained(loss: Any, params: Row, changes: np.ndarray) -> Answer:
+    """The answer of mode train.
+
+    Args:
+      loss: before the step.
+      params: the gradients that the optimiser saw: its first moments after one step, divided by 1 - beta_1.
+      changes: by how much each parameter moved. The first step of Adam moves all by the learning rate, but for
+        Adam's epsilon and the rounding of half precision: so it is held to one digit.
+    """
+    named = {f"d {name}": leaf for name, leaf in zip(("w_x", "w_h", "b", "b_n"), params, strict=False)}
+    moved = round(float(np.median(changes)) / LEARNING_RATE, 1)
+    return {"loss": np.asarray(loss, np.float64), **named, "moved": np.asarray(moved)}
+
+
+def error(answer: Answer, truth: Answer) -> float:
+    """The largest difference of any entry from the truth, relative to the largest value of its array.
+
+    Raises:
+      ValueError: an array is missing, or has another shape.
+    """
+    if set(answer) != set(truth):
+        raise ValueError(f"answer: expected {', '.join(truth)}, got {', '.join(answer)}")
+    differences = []
+    for name, exact in truth.items():
+        got = np.asarray(answer[name], np.float64)
+        if got.shape != exact.shape:
+            raise ValueError(f"answer: expected {name} of shape {list(exact.shape)}, got {list(got.shape)}")
+        differences.append(np.abs(got - exact).max() / np.abs(exact).max())
+    # NumPy's maximum hands a NaN on, where Python's would pass it over.
+    return float(np.max(differences))
+
+
+def tolerance(job: Job, platform: str) -> float:
+    """The largest `error` with which an answer is still timed.
+
+    Float32 rounds at 6e-8 and sums thousands of terms; on an accelerator its matmuls round their operands to
+    10 or fewer bits by default. Half precision rounds h at every step, the backward pass multiplies that up, and
+    a unit at the kink of a ReLU takes the other side: a check of sense, not of digits.
+    """
+    if job.dtype == "float64":
+        return 1e-9
+    if job.dtype == "float32":
+        return 1e-4 if platform == "cpu" else 2e-2
+    forward = {"bfloat16": 4e-2, "float16": 1e-2}[job.dtype]
+    return forward if job.mode in (STEP, FORWARD) else 5 * forward
+
+
+def parameters(job: Job) -> int:
+    """The number of parameters of the layer, each bias counted once."""
+    cell, (_, _, features, units) = CELLS[job.cell], job.case
+    return cell.gates * units * (features + units + 1) + (units if cell.inner_bias else 0)
+
+
+def flops(job: Job) -> int:
+    """Floating-point operations of the matmuls: 2 T B (D + H) G H forward, and twice that backward.
+
+    Elementwise work is left out. Training needs no gradient of the inputs.
+    """
+    steps, rows, features, units = job.shape
+    one = 2 * steps * rows * CELLS[job.cell].gates * units
+    forward = one * (features + units)
+    return {STEP: forward, FORWARD: forward, GRADIENT: 3 * forward, TRAIN: 3 * forward - one * features}[job.mode]
+
+
+def compulsory_bytes(job: Job) -> int:
+    """Bytes that no implementation can do without: every input read once, every result written once."""
+    steps, rows, features, units = job.shape
+    state = len(CELLS[job.cell].carry) * rows * units
+    xs, ys, params = steps * rows * features, steps * rows * units, parameters(job)
+    count = {
+        STEP: params + xs + ys + 2 * state,
+        FORWARD: params + xs + ys + 2 * state,
+        # y_weights and carry_weights come in, gradients of the rest go out.
+        GRADIENT: 2 * params + 2 * xs + ys + 3 * state,
+        # Parameters and both moments are read and written.
+        TRAIN: 6 * params + xs + ys + state,
+    }[job.mode]
+    return count * np.dtype(job.dtype).itemsize
+
+
+@functools.lru_cache(maxsize=4)
+def truth(job: Job) -> Answer:
+    """`expected` of the first problem, kept for the next contestant."""
+    return expected(job, draw(job, 1)[0])

@@ -1,0 +1,105 @@
+"""The report of a file of rows: tables and words to the terminal and to a file, and pictures beside it."""
+
+import pathlib
+from collections.abc import Iterable
+
+from benchmarks import against as moves
+from benchmarks import pictures
+from benchmarks.markdown import fill
+from benchmarks.rows import Row, measured, read
+from benchmarks.tables import comparison, headline, memory, modes
+from benchmarks.words import left_out, stability, summary
+
+FIELDS = {
+    "cell", "implementation", "peer", "case", "T", "B", "D", "H", "dtype", "mode", "median_s", "q25_s", "q75_s",
+    "alone_s", "temp_bytes", "parameters", "flops", "bytes", "share_of_limit", "matmul_flops_per_s", "bytes_per_s",
+    "max_err", "includes", "process", "error", "run", "device", "versions", "date", "commit",
+}  # fmt: skip
+
+
+def show(
+    path: pathlib.Path,
+    against: pathlib.Path | None = None,
+    pictures_dir: pathlib.Path | None = None,
+    into: pathlib.Path | None = None,
+) -> None:
+    """Prints the report, and writes it beside its pictures.
+
+    Args:
+      path: the file of rows.
+      against: older rows; the report then begins with what moved.
+      pictures_dir: the folder for pictures and `report.md`; by default the file's name without its ending.
+      into: a Markdown file whose marked tables are renewed, as by `fill`.
+
+    Raises:
+      ValueError: a file is missing or holds nothing to show, or a folder can't be made.
+    """
+    everything = load(path)
+    rows, remark = of_one_device(everything)
+    text = "\n\n".join(f"## {name}\n\n{table}" for name, table in tables(rows).items() if table)
+    if against is not None:
+        moved = moves.render(moves.compare(load(against), everything))
+        text = f"## against {against.name}\n\n{moved}\n\n{text}"
+    text = f"{remark}\n\n{text}" if remark else text
+    print(text)
+
+    folder = pictures_dir or (path.with_suffix("") if path.suffix else path.with_name(f"{path.name}-report"))
+    try:
+        drawn = pictures.draw(rows, folder)
+        links = "".join(f"\n![{file.stem}]({file.name})\n" for file in drawn)
+        report = folder / "report.md"
+        _write(report, f"# {path.name}\n\n{text}\n{links}")
+    except OSError as error:
+        raise ValueError(f"can't write the report: {error}") from None
+    print("\nwritten:", *drawn, report, sep="\n  ")
+
+    if into is not None:
+        if not into.is_file():
+            raise ValueError(f"expected a Markdown file, found no {into}")
+        _write(into, fill(into.read_text(), tables(rows)))
+        print(f"  {into}")
+
+
+def tables(rows: Iterable[Row]) -> dict[str, str]:
+    """Every table by the name that `fill` knows it by, in the order in which they are shown; "" where it is empty."""
+    rows = list(rows)
+    return {
+        "summary": f"{summary(rows)}\n- {stability(rows)}",
+        "headline": headline(rows),
+        **{f"comparison {mode}": comparison(rows, mode) for mode in modes(rows)},
+        "memory": memory(rows),
+        "left out": left_out(rows),
+    }
+
+
+def load(path: pathlib.Path) -> list[Row]:
+    """The rows of a file.
+
+    Raises:
+      ValueError: there is no such file, or nothing in it to show.
+    """
+    if not path.is_file():
+        raise ValueError(f"expected a file of rows, found no {path}")
+    rows = read(path)
+    for row in rows:
+        missing = FIELDS - (set(row) if isinstance(row, dict) else set())
+        if missing:
+            raise ValueError(f"{path}: expected rows as `run` writes them, found one without {min(missing)}")
+    if not any(map(measured, rows)):
+        why = f"; the last one says: {rows[-1]['error']}" if rows else ""
+        raise ValueError(f"{path}: none of its {len(rows)} rows holds a time{why}")
+    return rows
+
+
+def of_one_device(rows: list[Row]) -> tuple[list[Row], str]:
+    """The rows of the device that was measured last, and a remark if there are others."""
+    device = [row["device"] for row in rows if measured(row)][-1]
+    others = sorted({row["device"] for row in rows} - {device})
+    remark = f"Of {device} alone; the file holds rows of {', '.join(others)} too." if others else ""
+    return [row for row in rows if row["device"] == device], remark
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    part.replace(path)

@@ -1,0 +1,150 @@
+"""Suites: what is compared, in the order of importance, since a suite may be cut short by its time."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from benchmarks.cases import SWEEP_B, SWEEP_H, SWEEP_T, find
+from benchmarks.cells import CELLS, HEADLINE
+from benchmarks.problem import FORWARD, GRADIENT, STEP, TRAIN, Job
+
+# The case that stands in the middle of all sweeps.
+MIDDLE = "H=256"
+SWEEPS = tuple(dict.fromkeys((*SWEEP_H, *SWEEP_B, *SWEEP_T)))
+TRAINING = ("tagger", "language", "translator", "speech")
+
+
+class Block(NamedTuple):
+    """Every combination of cells, cases, dtypes and modes, each run by all contestants.
+
+    Attributes:
+      peers: None takes those of the suite.
+    """
+
+    modes: Sequence[str]
+    cases: Sequence[str]
+    cells: Sequence[str] = HEADLINE
+    dtypes: Sequence[str] = ("float32",)
+    implementations: Sequence[str] = ("scan", "fused")
+    peers: Sequence[str] | None = None
+
+
+class Suite(NamedTuple):
+    """A set of comparisons.
+
+    Attributes:
+      purpose: one line for `list`.
+      blocks: in the order of importance.
+      peers: who takes part beside our kernels.
+      seconds: of timing, for each contestant of each job, at most.
+      minutes: when they have passed, no further job is begun; None: no limit.
+      without_accelerator: the cases that stand in for all others where there is only a CPU.
+    """
+
+    purpose: str
+    blocks: Sequence[Block]
+    peers: Sequence[str] = ()
+    seconds: float = 2.0
+    minutes: float | None = None
+    without_accelerator: Sequence[str] | None = None
+
+
+def _step(cases: Sequence[str], cells: Sequence[str] = HEADLINE, dtypes: Sequence[str] = ("float32",)) -> Block:
+    """A block of single steps, which no kernel changes."""
+    return Block((STEP,), cases, cells, dtypes, implementations=("cell.step",))
+
+
+_EVERY_CELL = tuple(CELLS)
+_LONG = Block((GRADIENT,), ("long",), implementations=("scan", "fused", "checkpoint_every=64"), peers=())
+
+SUITES = {
+    "quick": Suite(
+        "headline cells against PyTorch and two JAX libraries, in a few minutes on two cores",
+        blocks=(
+            Block((GRADIENT,), (MIDDLE, "tagger")),
+            Block((FORWARD,), (MIDDLE,)),
+            _step(("stream",)),
+            Block((TRAIN,), (MIDDLE,)),
+            Block((GRADIENT,), ("H=64", "B=1", "T=16", "H=512")),
+        ),
+        peers=("PyTorch", "Flax Linen", "Equinox"),
+        seconds=1.5,
+        minutes=7.0,
+    ),
+    "cpu": Suite(
+        "everything that a CPU can run: all cells, all peers, sweeps over T, B and H; half an hour on two cores",
+        blocks=(
+            Block((GRADIENT,), (MIDDLE, "char_lm", *TRAINING)),
+            Block((FORWARD, TRAIN), (MIDDLE, "char_lm")),
+            _step(("stream", MIDDLE)),
+            _LONG,
+            Block((GRADIENT,), SWEEPS, peers=("PyTorch", "Flax Linen", "Equinox")),
+            Block((GRADIENT, FORWARD), (MIDDLE,), cells=("RNN-relu", "GRU-before")),
+            Block((GRADIENT, FORWARD), ("tagger", MIDDLE), dtypes=("bfloat16",)),
+        ),
+        peers=("PyTorch", "Flax Linen", "Flax NNX", "Haiku", "Equinox", "Keras 3"),
+    ),
+    "gpu": Suite(
+        "headline cells on an accelerator, float32 and half precision, within nine minutes",
+        blocks=(
+            Block((GRADIENT,), (MIDDLE, "wide")),
+            Block((GRADIENT,), (MIDDLE, "wide"), dtypes=("bfloat16",)),
+            Block((FORWARD,), (MIDDLE, "wide"), dtypes=("float32", "bfloat16")),
+            _step(("stream",), dtypes=("float32", "bfloat16")),
+            Block((TRAIN,), ("wide",), dtypes=("float32", "bfloat16")),
+            Block((GRADIENT,), ("H=64", "H=512", "B=1", "crowd", "T=1024")),
+            Block((GRADIENT,), (MIDDLE, "wide"), dtypes=("float16",)),
+            _LONG,
+        ),
+        peers=("PyTorch", "jax.experimental.rnn", "Flax Linen", "Equinox"),
+        seconds=1.0,
+        minutes=8.0,
+        without_accelerator=("small", "tiny"),
+    ),
+    "cells": Suite(
+        "every cell of the library with every kernel, without peers: which cell is how fast",
+        blocks=(
+            Block((GRADIENT, FORWARD, TRAIN), (MIDDLE, "char_lm"), _EVERY_CELL),
+            _step(("stream", MIDDLE), _EVERY_CELL),
+        ),
+    ),
+}
+
+
+class Entry(NamedTuple):
+    """A job, and who takes part in it."""
+
+    job: Job
+    implementations: tuple[str, ...]
+    peers: tuple[str, ...]
+
+
+def entries(
+    suite: Suite,
+    *,
+    cells: Sequence[str] | None = None,
+    cases: Sequence[str] | None = None,
+    dtypes: Sequence[str] | None = None,
+    modes: Sequence[str] | None = None,
+    implementations: Sequence[str] | None = None,
+    peers: Sequence[str] | None = None,
+) -> list[Entry]:
+    """The jobs of a suite, each once, and their contestants. What is given replaces what the suite says.
+
+    Raises:
+      ValueError: a case is unknown.
+    """
+    found: dict[Job, Entry] = {}
+    for block in suite.blocks:
+        chosen_modes = [mode for mode in block.modes if modes is None or mode in modes]
+        for mode in chosen_modes:
+            # Half precision leaves no room for Adam's epsilon without scaling the loss, which is another subject.
+            for dtype in dtypes or block.dtypes:
+                if (mode, dtype) == (TRAIN, "float16"):
+                    continue
+                for case in cases or block.cases:
+                    for cell in cells or block.cells:
+                        job = Job(cell, case, find(case), dtype, mode)
+                        ours = tuple(implementations or block.implementations)
+                        others = tuple(suite.peers if block.peers is None else block.peers) if peers is None else peers
+                        found.setdefault(job, Entry(job, ours, tuple(others)))
+    return list(found.values())

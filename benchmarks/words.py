@@ -1,0 +1,128 @@
+"""A run in words: what came out, and what to know before one believes it."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.markdown import digits, ratio
+from benchmarks.problem import DTYPES, MODES
+from benchmarks.rows import BASELINE, Row, contestant, job, measured, newest
+from benchmarks.speedups import Standing, geometric_mean, rivals, standings
+
+# A median so much longer than the same call's alone: the contestants it took turns with got into its way.
+SLOWED = 1.5
+
+
+def summary(rows: Iterable[Row]) -> str:
+    """Where and how it was measured, and for each mode how our fastest stands to each of the others."""
+    found = [row for row in newest(rows) if measured(row)]
+    last = max(found, key=lambda row: row["date"])
+    packages = ", ".join(map(" ".join, versions(found).items()))
+    lines = [
+        f"{last['device']}; {packages}. Commit {last['commit']}, {last['date'][:10]}, {len(found)} measurements.",
+        limits(found),
+    ]
+    compared_by: dict[tuple[str, str], list[Standing]] = {}
+    for standing in standings(found):
+        compared_by.setdefault((standing.best["mode"], standing.best["dtype"]), []).append(standing)
+    for mode, dtype in sorted(compared_by, key=lambda race: (MODES.index(race[0]), DTYPES.index(race[1]))):
+        compared = compared_by[mode, dtype]
+        names = rivals(compared)
+        against = {name: [standing.over(name) for standing in compared] for name in names}
+        if len(names) - (BASELINE in names) > 1:
+            against["the fastest peer of each job"] = [standing.over_fastest_peer() for standing in compared]
+        lines += [
+            _times(f"{mode} {dtype}", name, [r for r in ratios if r is not None]) for name, ratios in against.items()
+        ]
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _times(race: str, name: str, ratios: list[float]) -> str:
+    ahead = sum(times > 1 for times in ratios)
+    return (
+        f"{race}, ours against {name}: {ratio(geometric_mean(ratios))} times as fast in geometric mean, "
+        f"{ratio(min(ratios))} to {ratio(max(ratios))}; ahead in {ahead} of {len(ratios)}"
+    )
+
+
+def versions(rows: Iterable[Row]) -> dict[str, str]:
+    """All packages that rows name, by the alphabet, each with every version it is named with."""
+    named: dict[str, set[str]] = {}
+    for row in rows:
+        for package, version in row["versions"].items():
+            named.setdefault(package, set()).add(version)
+    return {package: " and ".join(sorted(found)) for package, found in sorted(named.items())}
+
+
+def limits(rows: Iterable[Row]) -> str:
+    """What the device itself can do, as measured: each dtype's newest rate of matmuls, and the traffic of memory."""
+    ordered = sorted(rows, key=lambda row: str(row["date"]))
+    matmul = {row["dtype"]: row["matmul_flops_per_s"] for row in ordered if row["matmul_flops_per_s"]}
+    traffic = [row["bytes_per_s"] for row in ordered if row["bytes_per_s"]]
+    known = [f"{digits(rate / 1e9)} GFLOP/s of {dtype} matmuls" for dtype, rate in sorted(matmul.items())]
+    if traffic:
+        # A small job stays in a cache, so each job has a limit of its own.
+        rates = dict.fromkeys(digits(rate / 1e9) for rate in (min(traffic), max(traffic)))
+        known.append(f"{' to '.join(rates)} GB/s of memory{', by the size of the job' if len(rates) > 1 else ''}")
+    return f"The device's own limits: {', '.join(known) or 'not measured'}."
+
+
+def stability(rows: Iterable[Row]) -> str:
+    """How far the calls of one measurement lie apart."""
+    widths = [100 * (row["q75_s"] - row["q25_s"]) / row["median_s"] for row in newest(rows) if measured(row)]
+    middle, high = np.percentile(widths, [50, 90])
+    return (
+        f"The middle half of a measurement's calls spreads over {digits(float(middle), 2)} % of the median typically, "
+        f"over {digits(float(high), 2)} % at the 90th percentile of {len(widths)} measurements."
+    )
+
+
+def left_out(rows: Iterable[Row]) -> str:
+    """What the tables leave out, each reason once, and remarks on what they hold."""
+    found = newest(rows)
+    timed = [row for row in found if measured(row)]
+    lines = []
+    for (who, why), group in _grouped([row for row in found if not measured(row)], _reason).items():
+        lines.append(f"{who} has no time in {_jobs(group)}: {why}")
+    for (who, what), _ in _grouped([row for row in timed if row["includes"]], _includes).items():
+        lines.append(f"{who}'s time includes: {what}")
+    apart = dict.fromkeys(contestant(row) for row in timed if row["process"] == "own")
+    lines += [f"timed in a process of its own: {', '.join(apart)}"] if apart else []
+    for row in timed:
+        if row["alone_s"] and row["median_s"] > SLOWED * row["alone_s"]:
+            lines.append(
+                f"slowed by its neighbours: {contestant(row)}, {_jobs([row])}: "
+                f"{digits(row['median_s'] * 1e3)} ms, alone {digits(row['alone_s'] * 1e3)} ms"
+            )
+    mixed = [group for group in _grouped(timed, job).values() if len({row["run"] for row in group}) > 1]
+    if mixed:
+        lines.append(
+            f"measured in more than one run, so that ratios hold what the machine changed meanwhile: "
+            f"{_jobs([group[0] for group in mixed])}"
+        )
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _reason(row: Row) -> tuple[str, str]:
+    return contestant(row), " ".join(str(row["error"]).split())
+
+
+def _includes(row: Row) -> tuple[str, str]:
+    return contestant(row), row["includes"]
+
+
+def _grouped(rows: Sequence[Row], by: Callable[[Row], tuple[Any, ...]]) -> dict[tuple[Any, ...], list[Row]]:
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(by(row), []).append(row)
+    return groups
+
+
+def _jobs(rows: Sequence[Row]) -> str:
+    """Which jobs rows are of: one in full, of several their number and all that occurs in them."""
+    found = list(dict.fromkeys(tuple(str(row[part]) for part in ("cell", "mode", "case", "dtype")) for row in rows))
+    if len(found) == 1:
+        return " ".join(found[0])
+    parts = (", ".join(dict.fromkeys(column)) for column in zip(*found, strict=True))
+    return f"{len(found)} jobs ({'; '.join(parts)})"

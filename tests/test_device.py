@@ -1,0 +1,46 @@
+"""Every kernel on the device that JAX runs on, held to the float64 oracle; `make gpu-check` runs these on a GPU."""
+
+import jax
+import pytest
+
+from benchmarks.cases import CASES
+from benchmarks.cells import CELLS
+from benchmarks.contestants import ours
+from benchmarks.contestants.base import Refused
+from benchmarks.problem import FORWARD, GRADIENT, STEP, Job, draw, error, tolerance, truth
+from recurrent_jax.kernels import REGISTRY
+
+KERNELS = [kernel.NAME for kernel in REGISTRY]
+RUNS = [
+    (name, mode)
+    for names, modes in (([ours.STEP_ALONE], [STEP]), (KERNELS, [FORWARD, GRADIENT]))
+    for name in names
+    for mode in modes
+]
+over_cells = pytest.mark.parametrize("cell", CELLS)
+over_runs = pytest.mark.parametrize(("name", "mode"), RUNS)
+
+
+def off(name: str, job: Job) -> float:
+    """How far the answer of one of our implementations is from the oracle's."""
+    try:
+        program = ours.CONTESTANTS[name].build(job, draw(job, 1))
+    except Refused as reason:
+        pytest.skip(str(reason))
+    return error(program.answer(), truth(job))
+
+
+@over_runs
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@over_cells
+def test_answer_equals_oracle(cell: str, dtype: str, name: str, mode: str) -> None:
+    job = Job(cell, "small", CASES["small"], dtype, mode)
+    assert off(name, job) <= tolerance(job, jax.default_backend())
+
+
+@over_runs
+@over_cells
+def test_answer_in_highest_precision_equals_oracle(cell: str, name: str, mode: str) -> None:
+    with jax.default_matmul_precision("highest"):
+        # Float32 throughout, seven steps, on any device.
+        assert off(name, Job(cell, "tiny", CASES["tiny"], "float32", mode)) <= 1e-5
