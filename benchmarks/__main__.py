@@ -145,7 +145,7 @@ def run(arguments: argparse.Namespace) -> int:
         implementations=arguments.implementation, peers=peers,
     )  # fmt: skip
     if not chosen:
-        asked = " ".join((*(arguments.mode or ()), *(arguments.dtype or ())))
+        asked = " ".join((*(arguments.mode or ()), *(arguments.dtype or ()), *(arguments.implementation or ())))
         print(f"error: suite {arguments.suite} holds nothing of {asked}: see `list`", file=sys.stderr)
         return 2
     out = arguments.out or pathlib.Path("runs", "benchmarks", f"{stamp()}-{arguments.suite}.jsonl")

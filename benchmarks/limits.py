@@ -14,7 +14,8 @@ from benchmarks.worker import Remote, RemoteError
 SIZES = {"cpu": (512, 1024, 2048), "gpu": (4096, 8192), "tpu": (4096, 8192)}
 # From within a core's cache to far beyond the last one of any device.
 COPY_BYTES = (2**18, 2**20, 2**22, 2**24, 2**26, 2**28, 2**30)
-CALLS = 5
+# Each is tried for so long, and at least twice: other work on the machine is not its limit.
+SECONDS = 0.7
 
 
 class Limits(NamedTuple):
@@ -53,16 +54,16 @@ def measure(dtypes: list[str], other: Remote | None) -> Limits:
         if other is not None:
             # One that can't will say why in its rows.
             with contextlib.suppress(RemoteError):
-                rates += [2 * size**3 / other.ask("module", "matmul_seconds", size, dtype, CALLS) for size in sizes]
+                rates += [2 * size**3 / other.ask("module", "matmul_seconds", size, dtype, SECONDS) for size in sizes]
         matmul[dtype] = max(rates)
     return Limits(matmul, {size: 2 * size / _copy_seconds(size) for size in COPY_BYTES})
 
 
 def _least(run: Any, *arguments: Any) -> float:
-    """The least seconds of a few calls, behind one that compiles."""
+    """The least seconds of the calls of a while, behind one that compiles."""
     jax.block_until_ready(run(*arguments))
-    seconds = []
-    for _ in range(CALLS):
+    seconds: list[float] = []
+    while len(seconds) < 2 or sum(seconds) < SECONDS:
         start = time.perf_counter()
         jax.block_until_ready(run(*arguments))
         seconds.append(time.perf_counter() - start)

@@ -4,6 +4,8 @@ import importlib.metadata
 import pathlib
 import platform
 import subprocess
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import jax
 
@@ -48,3 +50,32 @@ def commit() -> str:
         return run("git", "rev-parse", "--short", "HEAD") + ("+" if run("git", "status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+class Ticks(NamedTuple):
+    """Ticks of the machine's clock since it started: in all, and of these not idle, and used by the given processes."""
+
+    total: int
+    busy: int
+    own: int
+
+
+def ticks(processes: Iterable[int]) -> Ticks | None:
+    """Reads the clocks of the processors and of these processes; None where the system doesn't tell."""
+    try:
+        # user nice system idle iowait irq softirq steal, of which the last is what other virtual machines took.
+        fields = [int(word) for word in pathlib.Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+        # Behind the name in brackets, which may hold anything: user and system time are the 12th and 13th field.
+        stats = [pathlib.Path(f"/proc/{one}/stat").read_text().rsplit(")", 1)[1].split() for one in processes]
+    except OSError:
+        return None
+    total = sum(fields)
+    return Ticks(total, total - fields[3] - fields[4], sum(int(stat[11]) + int(stat[12]) for stat in stats))
+
+
+def used_by_others(before: Ticks | None, after: Ticks | None) -> float | None:
+    """The share of the machine's processors that other processes, or other virtual machines, used meanwhile."""
+    if before is None or after is None or after.total <= before.total:
+        return None
+    others = (after.busy - before.busy) - (after.own - before.own)
+    return max(0.0, others / (after.total - before.total))

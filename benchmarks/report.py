@@ -12,7 +12,8 @@ from benchmarks.words import left_out, stability, summary
 
 FIELDS = {
     "cell", "implementation", "peer", "case", "T", "B", "D", "H", "dtype", "mode", "median_s", "q25_s", "q75_s",
-    "alone_s", "temp_bytes", "parameters", "flops", "bytes", "share_of_limit", "matmul_flops_per_s", "bytes_per_s",
+    "alone_s", "used_by_others", "temp_bytes", "parameters", "flops", "bytes", "share_of_limit",
+    "matmul_flops_per_s", "bytes_per_s",
     "max_err", "includes", "process", "error", "run", "device", "versions", "date", "commit",
 }  # fmt: skip
 

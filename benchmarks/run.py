@@ -1,6 +1,7 @@
 """Runs the jobs of a suite: builds every contestant, checks its answer, times all, writes rows."""
 
 import datetime
+import os
 import pathlib
 import time
 from collections.abc import Callable
@@ -104,17 +105,20 @@ class Run:
         for name in (*entry.implementations, *entry.peers):
             new[name] = self._row(entry.job, name, found)
             try:
-                programs[name], new[name]["max_err"] = self._build(self._load(name), entry.job)
-                new[name]["includes"] = self._load(name).includes
+                program, off = self._build(self._load(name), entry.job)
+                new[name].update(
+                    max_err=off, compile_s=program.compile_s, peak_bytes=program.peak_bytes,
+                    temp_bytes=program.temp_bytes, includes=self._load(name).includes,
+                )  # fmt: skip
+                programs[name] = program
             except Exception as problem:  # whatever a contestant raises is its row
                 new[name]["error"] = _words(problem)
-        for name, measured in self._time(programs, new, refresh).items():
-            program, row = programs[name], new[name]
-            row.update(measured._asdict())
-            row.update(
-                compile_s=program.compile_s, peak_bytes=program.peak_bytes, temp_bytes=program.temp_bytes,
-                share_of_limit=row["floor_s"] / measured.median_s,
-            )  # fmt: skip
+        before = machine.ticks(self._processes())
+        times = self._time(programs, new, refresh)
+        others = machine.used_by_others(before, machine.ticks(self._processes()))
+        for name, measured in times.items():
+            row = new[name]
+            row.update(measured._asdict(), used_by_others=others, share_of_limit=row["floor_s"] / measured.median_s)
         return list(new.values())
 
     def _build(self, contestant: Contestant, job: Job) -> tuple[Program, float]:
@@ -137,12 +141,17 @@ class Run:
                 new[failure.name]["error"] = _words(failure.__cause__)
                 del programs[failure.name]
 
+    def _processes(self) -> list[int]:
+        """Those of this run."""
+        remotes = [one for one in self.loaded.values() if isinstance(one, Remote)]
+        return [os.getpid(), *(remote.process.pid for remote in remotes if remote.connection is not None)]
+
     def _row(self, job: Job, name: str, found: Limits) -> rows.Row:
         """A row without figures."""
         peer = name in PEERS
         nothing = dict.fromkeys((
-            "median_s", "q25_s", "q75_s", "n", "alone_s", "compile_s", "peak_bytes", "temp_bytes", "share_of_limit",
-            "max_err",
+            "median_s", "q25_s", "q75_s", "n", "alone_s", "used_by_others", "compile_s", "peak_bytes", "temp_bytes",
+            "share_of_limit", "max_err",
         ))  # fmt: skip
         return {
             "cell": job.cell, "implementation": None if peer else name, "peer": name if peer else None,

@@ -1,5 +1,6 @@
 """Suites: what is compared, in the order of importance, since a suite may be cut short by its time."""
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -7,6 +8,8 @@ from benchmarks.cases import SWEEP_B, SWEEP_H, SWEEP_T, find
 from benchmarks.cells import CELLS, HEADLINE
 from benchmarks.problem import FORWARD, GRADIENT, STEP, TRAIN, Job
 
+# How a step by itself is called among our implementations.
+STEP_ALONE = "cell.step"
 # The case that stands in the middle of all sweeps.
 MIDDLE = "H=256"
 SWEEPS = tuple(dict.fromkeys((*SWEEP_H, *SWEEP_B, *SWEEP_T)))
@@ -50,7 +53,7 @@ class Suite(NamedTuple):
 
 def _step(cases: Sequence[str], cells: Sequence[str] = HEADLINE, dtypes: Sequence[str] = ("float32",)) -> Block:
     """A block of single steps, which no kernel changes."""
-    return Block((STEP,), cases, cells, dtypes, implementations=("cell.step",))
+    return Block((STEP,), cases, cells, dtypes, implementations=(STEP_ALONE,))
 
 
 _EVERY_CELL = tuple(CELLS)
@@ -135,16 +138,19 @@ def entries(
     """
     found: dict[Job, Entry] = {}
     for block in suite.blocks:
-        chosen_modes = [mode for mode in block.modes if modes is None or mode in modes]
-        for mode in chosen_modes:
+        others = tuple(peers if peers is not None else suite.peers if block.peers is None else block.peers)
+        axes = (
+            [mode for mode in block.modes if modes is None or mode in modes],
+            dtypes or block.dtypes, cases or block.cases, cells or block.cells,
+        )  # fmt: skip
+        for mode, dtype, case, cell in itertools.product(*axes):
             # Half precision leaves no room for Adam's epsilon without scaling the loss, which is another subject.
-            for dtype in dtypes or block.dtypes:
-                if (mode, dtype) == (TRAIN, "float16"):
-                    continue
-                for case in cases or block.cases:
-                    for cell in cells or block.cells:
-                        job = Job(cell, case, find(case), dtype, mode)
-                        ours = tuple(implementations or block.implementations)
-                        others = tuple(suite.peers if block.peers is None else block.peers) if peers is None else peers
-                        found.setdefault(job, Entry(job, ours, tuple(others)))
+            if (mode, dtype) == (TRAIN, "float16"):
+                continue
+            # No kernel changes a step: it is measured by itself.
+            asked = implementations or block.implementations
+            ours = tuple(name for name in asked if (name == STEP_ALONE) == (mode == STEP))
+            if ours:
+                job = Job(cell, case, find(case), dtype, mode)
+                found.setdefault(job, Entry(job, ours, others))
     return list(found.values())

@@ -12,6 +12,8 @@ from benchmarks.speedups import Standing, geometric_mean, rivals, standings
 
 # A median so much longer than the same call's alone: the contestants it took turns with got into its way.
 SLOWED = 1.5
+# Of the processors; more than that taken by other work shows in the times.
+DISTURBED = 0.1
 
 
 def summary(rows: Iterable[Row]) -> str:
@@ -89,12 +91,17 @@ def left_out(rows: Iterable[Row]) -> str:
         lines.append(f"{who}'s time includes: {what}")
     apart = dict.fromkeys(contestant(row) for row in timed if row["process"] == "own")
     lines += [f"timed in a process of its own: {', '.join(apart)}"] if apart else []
-    for row in timed:
-        if row["alone_s"] and row["median_s"] > SLOWED * row["alone_s"]:
-            lines.append(
-                f"slowed by its neighbours: {contestant(row)}, {_jobs([row])}: "
-                f"{digits(row['median_s'] * 1e3)} ms, alone {digits(row['alone_s'] * 1e3)} ms"
-            )
+    slowed = [row for row in timed if row["alone_s"] and row["median_s"] > SLOWED * row["alone_s"]]
+    for (who,), group in _grouped(slowed, lambda row: (contestant(row),)).items():
+        worst = max(row["median_s"] / row["alone_s"] for row in group)
+        lines.append(f"slowed by its neighbours, up to {digits(worst, 2)} times: {who} in {_jobs(group)}")
+    disturbed = [row for row in timed if (row["used_by_others"] or 0) > DISTURBED]
+    if disturbed:
+        worst = max(row["used_by_others"] for row in disturbed)
+        lines.append(
+            f"disturbed: other work used up to {worst:.0%} of the processors during {_jobs(disturbed)}; PyTorch's "
+            "threads suffer most from that: measure again on a quiet machine before believing these ratios"
+        )
     mixed = [group for group in _grouped(timed, job).values() if len({row["run"] for row in group}) > 1]
     if mixed:
         lines.append(

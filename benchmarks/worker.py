@@ -74,7 +74,9 @@ class Remote:
             handle = theirs.fileno()
             # Not multiprocessing's own start, which would import this process's main module, and JAX with it.
             command = [sys.executable, "-m", "benchmarks.worker", str(handle), self.name]
-            self.process = subprocess.Popen(command, pass_fds=[handle], cwd=pathlib.Path(__file__).parents[1])
+            root = pathlib.Path(__file__).parents[1]
+            # In a process group of its own Ctrl-C does not reach it while it still imports.
+            self.process = subprocess.Popen(command, pass_fds=[handle], cwd=root, process_group=0)
             theirs.close()
         try:
             self.connection.send((request, arguments))

@@ -9,6 +9,7 @@ import recurrent_jax as rj
 from benchmarks.contestants.base import Refused
 from benchmarks.contestants.jax_program import JaxContestant, Layer
 from benchmarks.problem import FORWARD, STEP, Job, Problem
+from benchmarks.suites import STEP_ALONE
 
 MAKE: dict[str, Any] = {
     "RNN": rj.RNN,
@@ -17,7 +18,6 @@ MAKE: dict[str, Any] = {
     "RNN-relu": lambda size, **options: rj.RNN(size, activation="relu", **options),
     "GRU-before": lambda size, **options: rj.GRU(size, reset="before", **options),
 }
-STEP_ALONE = "cell.step"
 PARAMS: dict[str, Any] = {"RNN": rj.RNNParams, "LSTM": rj.LSTMParams, "GRU": rj.GRUParams}
 
 

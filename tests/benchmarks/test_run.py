@@ -3,6 +3,7 @@
 import datetime
 import json
 import os
+import os
 import pathlib
 import types
 from collections.abc import Callable
@@ -10,9 +11,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from benchmarks import contestants, limits, problem, rows, timing
+from benchmarks import contestants, limits, machine, problem, rows, timing
 from benchmarks import run as run_module
 from benchmarks.cases import CASES, Case
 from benchmarks.cells import CELLS
@@ -29,7 +31,8 @@ FIELDS = {
     # Who and what.
     "cell", "implementation", "peer", "case", "T", "B", "D", "H", "dtype", "mode",
     # Measured.
-    "median_s", "q25_s", "q75_s", "n", "alone_s", "compile_s", "peak_bytes", "temp_bytes", "share_of_limit", "max_err",
+    "median_s", "q25_s", "q75_s", "n", "alone_s", "used_by_others", "compile_s", "peak_bytes", "temp_bytes",
+    "share_of_limit", "max_err",
     # Worked out.
     "parameters", "flops", "bytes", "floor_s", "matmul_flops_per_s", "bytes_per_s",
     # Circumstances.
@@ -153,6 +156,29 @@ def test_rows_of_one_run_share_their_circumstances(out: pathlib.Path, stub: Call
     _, found = measure(out, entry("fused"), entry("fused", cell="LSTM"))
     first, second = ({name: row[name] for name in ("suite", "run", "device", "versions", "commit")} for row in found)
     assert first == second
+
+
+@pytest.mark.parametrize("mode", [FORWARD, TRAIN])
+def test_calls_take_the_problems_in_turn(mode: str) -> None:
+    # Over all blocks, so that no call repeats the one before it.
+    job = entry(mode=mode).job
+    problems = problem.draw(job, 3)
+    program = ours.CONTESTANTS["scan"].build(job, problems)
+    compiled, seen = program.compiled, []
+    program.compiled = lambda *arguments: seen.append(np.asarray(arguments[1])) or compiled(*arguments)
+    assert [len(program.time(calls)) for calls in (2, 1, 4)] == [2, 1, 4]
+    for number, xs in enumerate(seen):
+        np.testing.assert_array_equal(xs, problems[number % 3].xs)
+
+
+def test_answer_of_a_training_step_is_the_same_behind_timed_steps() -> None:
+    # A step consumes its state: neither the answer's nor the timed ones may be the parameters themselves.
+    job = entry(mode=TRAIN).job
+    program = ours.CONTESTANTS["scan"].build(job, problem.draw(job, 3))
+    before = program.answer()
+    program.time(3)
+    for name, leaf in program.answer().items():
+        np.testing.assert_array_equal(leaf, before[name])
 
 
 def test_row_of_a_peer_says_so(out: pathlib.Path, monkeypatch: pytest.MonkeyPatch, stub: Callable[..., Stub]) -> None:
@@ -446,7 +472,7 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sizes that take no time."""
     monkeypatch.setattr(limits, "SIZES", dict.fromkeys(("cpu", "gpu", "tpu"), (8, 16)))
     monkeypatch.setattr(limits, "COPY_BYTES", (2**18, 2**20))
-    monkeypatch.setattr(limits, "CALLS", 2)
+    monkeypatch.setattr(limits, "SECONDS", 0.0)
 
 
 def test_measured_limits_are_rates(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -465,7 +491,7 @@ def test_limit_of_matmuls_is_that_of_the_better_library(
     asked: list[tuple[Any, ...]] = []
     other: Any = types.SimpleNamespace(ask=lambda *arguments: asked.append(arguments) or seconds)
     found = MEASURE(["float32"], other).matmul["float32"]
-    assert asked == [("module", "matmul_seconds", size, "float32", 2) for size in (8, 16)]
+    assert asked == [("module", "matmul_seconds", size, "float32", 0.0) for size in (8, 16)]
     if rate is None:
         assert 1.0 < found < 1e18
     else:
@@ -490,3 +516,19 @@ def test_memory_limit_is_the_best_rate_of_arrays_no_smaller() -> None:
     assert rate(_1024=9, _1255=8, _2048=2, _4096=5) == 5.0
     # What is larger than all has the rate of the largest.
     assert rate(_512=9, _1024=4) == 4.0
+
+
+def test_share_of_others_is_what_is_busy_and_not_ours() -> None:
+    before, after = machine.Ticks(1000, 400, 100), machine.Ticks(1200, 520, 170)
+    assert machine.used_by_others(before, after) == 50 / 200
+    # Clocks are rounded: ours may seem to have used more than was used.
+    assert machine.used_by_others(before, machine.Ticks(1200, 460, 170)) == 0.0
+    assert machine.used_by_others(None, after) is None
+
+
+def test_ticks_know_this_process() -> None:
+    found = machine.ticks([os.getpid()])
+    if found is None:
+        pytest.skip("this system has no /proc/stat")
+    assert 0 < found.own <= found.busy <= found.total
+    assert machine.ticks([2**30]) is None
