@@ -24,8 +24,8 @@ def row(contestant="fused", milliseconds=10.0, *, cell="LSTM", case="tagger", mo
         "cell": cell, "implementation": None if peer else contestant, "peer": contestant if peer else None,
         "case": case, **CASES[case]._asdict(), "dtype": "float32", "mode": mode,
         "median_s": seconds, "q25_s": times(0.98), "q75_s": times(1.04), "n": 40, "alone_s": seconds,
-        "used_by_others": 0.01, "compile_s": 1.0, "peak_bytes": None, "temp_bytes": None, "parameters": 98816, "flops": 10**9,
-        "bytes": 10**6, "floor_s": 0.002, "share_of_limit": None if seconds is None else 0.002 / seconds,
+        "used_by_others": 0.01, "compile_s": 1.0, "peak_bytes": None, "temp_bytes": None, "parameters": 98816,
+        "flops": 10**9, "bytes": 10**6, "floor_s": 0.002, "share_of_limit": None if seconds is None else 0.002 / seconds,
         "matmul_flops_per_s": 5e11, "bytes_per_s": 2e10, "max_err": None if seconds is None else 3e-7,
         "includes": "", "process": "shared", "error": "not installed" if seconds is None else None,
         "suite": "quick", "run": "first", "device": "a CPU", "versions": {"jax": "0.10.2"},
@@ -165,8 +165,8 @@ def test_remarks():
         "- PyTorch's time includes: batch first",
         "- timed in a process of its own: PyTorch",
         "- slowed by its neighbours, up to 1.7 times: fused in LSTM gradient tagger float32",
-        "- disturbed: other work used up to 26% of the processors during LSTM gradient tagger float32; PyTorch's threads "
-        "suffer most from that: measure again on a quiet machine before believing these ratios",
+        "- disturbed: other work used up to 26% of the processors during LSTM gradient tagger float32; PyTorch's "
+        "threads suffer most from that: measure again on a quiet machine before believing these ratios",
         "- measured in more than one run, so that ratios hold what the machine changed meanwhile: "
         "LSTM gradient tagger float32",
     ]

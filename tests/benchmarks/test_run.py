@@ -3,7 +3,6 @@
 import datetime
 import json
 import os
-import os
 import pathlib
 import types
 from collections.abc import Callable
