@@ -26,13 +26,15 @@ test-tfds: $(VENV)-tfds/.test
 	$(VENV)-tfds/bin/python -m pytest tests/experiments/test_tfds.py
 
 bench: $(VENV)/.benchmarks
-	$(BIN)/python -m benchmarks run --suite quick --out $(BENCH).jsonl
-	$(BIN)/python -m benchmarks report $(BENCH).jsonl
+	$(BIN)/python -m benchmarks run --suite quick --out $(BENCH).jsonl; ran=$$?; \
+	$(BIN)/python -m benchmarks report $(BENCH).jsonl && exit $$ran
 
 gpu-check:
+	@$(PYTHON) -c "import jax; jax.default_backend() == 'cpu' and print('gpu-check: this JAX sees no accelerator: \
+	a rehearsal on the CPU, with small shapes')"
 	$(PYTHON) -m pytest tests/test_device.py
-	$(PYTHON) -m benchmarks run --suite gpu --out $(BENCH).jsonl
-	$(PYTHON) -m benchmarks report $(BENCH).jsonl
+	$(PYTHON) -m benchmarks run --suite gpu --out $(BENCH).jsonl; ran=$$?; \
+	$(PYTHON) -m benchmarks report $(BENCH).jsonl && exit $$ran
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

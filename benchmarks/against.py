@@ -50,6 +50,10 @@ class Change(NamedTuple):
         return bool({self.verdict, self.alone} & {SLOWER, FASTER})
 
 
+# Lower bound, middle and upper bound of the factor by which code that did not change became slower.
+Factor = tuple[float, float, float]
+
+
 class Comparison(NamedTuple):
     """Two files of rows beside each other.
 
@@ -61,7 +65,7 @@ class Comparison(NamedTuple):
     """
 
     changes: list[Change]
-    drift: tuple[float, float, float] | None
+    drift: Factor | None
     elsewhere: dict[str, int]
     upgraded: dict[str, tuple[str, str]]
 
@@ -73,20 +77,23 @@ def compare(old_rows: Iterable[Row], new_rows: Iterable[Row]) -> Comparison:
     elsewhere = Counter(row["device"] for row in (*old.values(), *new.values()) if row["device"] not in shared)
     old, new = ({k: row for k, row in found.items() if row["device"] in shared} for found in (old, new))
 
-    moves: dict[object, list[float]] = {}
+    moves: dict[object, list[Factor]] = {}
     for k, row in new.items():
         if row["peer"] and k in old and measured(row) and measured(old[k]):
-            moves.setdefault(job(row), []).append(row["median_s"] / old[k]["median_s"])
-    everywhere = [factor for factors in moves.values() for factor in factors]
+            was = old[k]
+            factor = (row["q25_s"] / was["q75_s"], row["median_s"] / was["median_s"], row["q75_s"] / was["q25_s"])
+            moves.setdefault(job(row), []).append(factor)
+    everywhere = [middle for factors in moves.values() for _, middle, _ in factors]
     drift = None
     if everywhere:
         low, middle, high = map(float, np.percentile(everywhere, [25, 50, 75]))
         drift = (low, middle, high)
 
-    def machine(row: Row) -> float | None:
-        if row["peer"] or drift is None:
-            return None
-        return float(np.median(moves[job(row)])) if job(row) in moves else drift[1]
+    def machine(row: Row) -> Factor | None:
+        if row["peer"] or drift is None or job(row) not in moves:
+            return None if row["peer"] else drift
+        low, middle, high = map(float, np.median(moves[job(row)], axis=0))
+        return low, middle, high
 
     changes = [_change(old.get(k), new.get(k), machine(row)) for k, row in {**old, **new}.items()]
     before, after = versions(old.values()), versions(new.values())
@@ -94,7 +101,7 @@ def compare(old_rows: Iterable[Row], new_rows: Iterable[Row]) -> Comparison:
     return Comparison(changes, drift, dict(elsewhere), upgraded)
 
 
-def _change(old: Row | None, new: Row | None, machine: float | None) -> Change:
+def _change(old: Row | None, new: Row | None, machine: Factor | None) -> Change:
     row = new or old
     assert row is not None
     old_s, new_s = (each["median_s"] if each else None for each in (old, new))
@@ -103,15 +110,16 @@ def _change(old: Row | None, new: Row | None, machine: float | None) -> Change:
     if old_s is None or new_s is None:
         verdict = NO_TIME if old_s == new_s else BROKEN if new_s is None else FIXED
         return Change(row, old_s, new_s, verdict)
-    alone = None if machine is None else _verdict(old, new, machine)
-    return Change(row, old_s, new_s, _verdict(old, new), machine, alone)
+    if machine is None:
+        return Change(row, old_s, new_s, _verdict(old, new))
+    return Change(row, old_s, new_s, _verdict(old, new), machine[1], _verdict(old, new, machine))
 
 
-def _verdict(old: Row, new: Row, machine: float = 1.0) -> str:
-    """A median lies within its quartiles: where these lie apart it has moved as well."""
-    if new["q25_s"] > old["q75_s"] * machine:
+def _verdict(old: Row, new: Row, machine: Factor = (1.0, 1.0, 1.0)) -> str:
+    """A median lies within its quartiles: where these lie apart, also from what the machine may have done, it moved."""
+    if new["q25_s"] > old["q75_s"] * machine[2]:
         return SLOWER
-    return FASTER if new["q75_s"] < old["q25_s"] * machine else SAME
+    return FASTER if new["q75_s"] < old["q25_s"] * machine[0] else SAME
 
 
 def render(comparison: Comparison) -> str:

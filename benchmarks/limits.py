@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -59,13 +60,13 @@ def measure(dtypes: list[str], other: Remote | None) -> Limits:
     return Limits(matmul, {size: 2 * size / _copy_seconds(size) for size in COPY_BYTES})
 
 
-def _least(run: Any, *arguments: Any) -> float:
-    """The least seconds of the calls of a while, behind one that compiles."""
-    jax.block_until_ready(run(*arguments))
+def _least(run: Callable[[Any], Any], state: Any) -> float:
+    """The least seconds of some calls, each given what the one before it returned, behind one that compiles."""
+    state = jax.block_until_ready(run(state))
     seconds: list[float] = []
     while len(seconds) < 2 or sum(seconds) < SECONDS:
         start = time.perf_counter()
-        jax.block_until_ready(run(*arguments))
+        state = jax.block_until_ready(run(state))
         seconds.append(time.perf_counter() - start)
     return min(seconds)
 
@@ -73,12 +74,13 @@ def _least(run: Any, *arguments: Any) -> float:
 def _matmul_seconds(size: int, dtype: str) -> float:
     """One product of two square matrices."""
     random = np.random.default_rng(0)
-    a, b = (jnp.asarray(random.standard_normal((size, size), np.float32), dtype) for _ in range(2))
-    return _least(jax.jit(jnp.matmul), a, b)
+    # Of such a size that a product of products stays where it is.
+    a, b = (jnp.asarray(random.standard_normal((size, size), np.float32) / size**0.5, dtype) for _ in range(2))
+    return _least(jax.jit(lambda a: jnp.matmul(a, b)), a)
 
 
 def _copy_seconds(size: int) -> float:
-    """One pass over an array that reads and writes it, within a loop so that the call itself costs nothing."""
-    passes = max(2, 2**28 // size)
-    loop = jax.jit(lambda a: jax.lax.fori_loop(0, passes, lambda _, a: a + 1, a))
+    """One pass over an array that reads and writes it, in place; many in a loop, so that a call costs nothing."""
+    passes = max(4, 2**28 // size)
+    loop = jax.jit(lambda a: jax.lax.fori_loop(0, passes, lambda _, a: a + 1, a), donate_argnums=0)
     return _least(loop, jnp.zeros(size // 4, jnp.float32)) / passes

@@ -1,6 +1,7 @@
 """What a measurement was made on: the device, the versions, the commit."""
 
 import importlib.metadata
+import os
 import pathlib
 import platform
 import subprocess
@@ -13,7 +14,7 @@ PACKAGES = ("jax", "jaxlib", "numpy", "optax", "torch", "flax", "dm-haiku", "equ
 
 
 def device() -> str:
-    """The accelerator's name; for a CPU its model and the number of cores."""
+    """The accelerator's name; for a CPU its model and the number of its processors that this process may use."""
     first = jax.devices()[0]
     if first.platform != "cpu":
         return str(first.device_kind)
@@ -23,12 +24,8 @@ def device() -> str:
         lines = []
     fields = [line.split(":", 1) for line in lines if ":" in line]
     names = [value.strip() for key, value in fields if key.strip() == "model name"]
-    return f"{names[0] if names else platform.processor() or 'CPU'}, {len(names) or '?'} cores"
-
-
-def folder(device: str) -> str:
-    """The device's name as that of a folder."""
-    return "".join(c if c.isalnum() else "-" for c in device.lower()).strip("-")
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{names[0] if names else platform.processor() or 'CPU'}, {count} cores"
 
 
 def versions() -> dict[str, str]:
@@ -43,11 +40,11 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The commit of the working tree; "+" follows where it has changes."""
+    """The commit of the working tree; "+" follows where tracked files have changes."""
     root = pathlib.Path(__file__).parents[1]
     try:
         run = lambda *words: subprocess.run(words, cwd=root, capture_output=True, text=True, check=True).stdout.strip()
-        return run("git", "rev-parse", "--short", "HEAD") + ("+" if run("git", "status", "--porcelain") else "")
+        return run("git", "rev-parse", "--short", "HEAD") + ("+" if run("git", "status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

@@ -99,7 +99,7 @@ def sweep(rows: Sequence[Row], letter: str, styles: Mapping[str, Style]) -> Any:
         axes.xaxis.set_minor_locator(NullLocator())
         _plain(axes.yaxis, EngFormatter(sep=""))
         axes.grid(color="0.9")
-    panels[0][0].set_ylabel("time steps of all rows, a second")
+    panels[0][0].set_ylabel("time steps x rows per second")
     shared = " ".join(f"{other}={getattr(case(points[0]), other)}" for other in "TBDH" if _fixed(points, other))
     first = rows[0]
     figure.suptitle(f"{first['mode']}, {first['dtype']}, {shared}; {first['device']}", fontsize=10)
@@ -133,7 +133,7 @@ def bars(rows: Sequence[Row], styles: Mapping[str, Style]) -> Any:
         for label, name in zip(line[0].get_yticklabels(), names[place], strict=True):
             label.set_fontweight("bold" if styles[name].bold else "normal")
     for axes in panels[-1]:
-        axes.set_xlabel("time steps of all rows, a second")
+        axes.set_xlabel("time steps x rows per second")
     first = rows[0]
     figure.suptitle(f"{first['mode']}, {first['dtype']}; {first['device']}", fontsize=10)
     return figure

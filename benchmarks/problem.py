@@ -64,8 +64,12 @@ class Problem(NamedTuple):
     carry_weights: Row
 
 
-def draw(job: Job, count: int) -> list[Problem]:
-    """`count` problems with the same parameters and other data, so that no call repeats the one before it."""
+@functools.lru_cache(maxsize=2)
+def draw(job: Job, count: int) -> tuple[Problem, ...]:
+    """`count` problems with the same parameters and other data, so that no call repeats the one before it.
+
+    They are kept for the next contestant, and read-only.
+    """
     cell, (steps, rows, features, units) = CELLS[job.cell], job.shape
     random = np.random.default_rng(0)
     dtype = np.dtype(job.dtype)
@@ -82,7 +86,11 @@ def draw(job: Job, count: int) -> list[Problem]:
     draw_one = lambda: Problem(
         params, normal(steps, rows, features), state(), normal(steps, rows, units) * scale, state()
     )
-    return [draw_one() for _ in range(count)]
+    problems = tuple(draw_one() for _ in range(count))
+    for problem in problems:
+        for leaf in (*problem.params, problem.xs, *problem.carry, problem.y_weights, *problem.carry_weights):
+            leaf.flags.writeable = False
+    return problems
 
 
 def expected(job: Job, problem: Problem) -> Answer:

@@ -39,10 +39,14 @@ def trace(job: Job, implementation: str, calls: int, out: pathlib.Path) -> int:
     with jax.profiler.trace(str(out), create_perfetto_trace=True):
         seconds = program.time(calls)
     files = sorted(path for path in out.rglob("*") if path.is_file())
-    (recorded,) = (path for path in files if path.name.endswith(".xplane.pb"))
+    recorded = next((path for path in files if path.name.endswith(".xplane.pb")), None)
+    if recorded is None:
+        print(f"error: JAX's profiler wrote no trace into {out}", file=sys.stderr)
+        return 1
     spent, times = by_operation(recorded)
     sources = origins(program.compiled.as_text() or "")
-    total = sum(spent.values())
+    # A device that runs whole graphs names no operation: then there is the trace alone.
+    total = sum(spent.values()) or 1
     print(
         f"{job}, {implementation}, {job.shape}: {1e3 * sorted(seconds)[len(seconds) // 2]:.3g} ms a call while traced"
     )

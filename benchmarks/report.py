@@ -7,7 +7,7 @@ from benchmarks import against as moves
 from benchmarks import pictures
 from benchmarks.markdown import fill
 from benchmarks.rows import Row, measured, read
-from benchmarks.tables import comparison, headline, memory, modes
+from benchmarks.tables import comparison, headline, memory, modes, overview
 from benchmarks.words import left_out, stability, summary
 
 FIELDS = {
@@ -66,6 +66,7 @@ def tables(rows: Iterable[Row]) -> dict[str, str]:
     rows = list(rows)
     return {
         "summary": f"{summary(rows)}\n- {stability(rows)}",
+        "overview": overview(rows),
         "headline": headline(rows),
         **{f"comparison {mode}": comparison(rows, mode) for mode in modes(rows)},
         "memory": memory(rows),

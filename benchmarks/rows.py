@@ -85,3 +85,8 @@ def middle(row: Row) -> bool:
 def throughput(row: Row) -> float:
     """Time steps of all rows of the batch, a second."""
     return case(row).T * case(row).B / float(row["median_s"])
+
+
+def spread(row: Row) -> float:
+    """The distance between the quartiles, over the median."""
+    return float((row["q75_s"] - row["q25_s"]) / row["median_s"])

@@ -28,11 +28,18 @@ class WrongAnswer(Exception):
 
 
 class Outcome(NamedTuple):
-    """What a run came to: rows written, those with an error among them, answers of ours that were wrong, jobs left."""
+    """What a run came to.
+
+    Attributes:
+      written: rows.
+      errors: rows without a time.
+      failed: kernels of ours that raised or gave a wrong answer.
+      left: jobs that were not begun for want of time.
+    """
 
     written: int
     errors: int
-    ours_wrong: int
+    failed: int
     left: int
 
 
@@ -43,6 +50,7 @@ class Run:
         self.entries, self.seconds = entries, seconds
         self.deadline = None if minutes is None else time.monotonic() + 60 * minutes
         self.loaded: dict[str, Contestant] = {}
+        self.failed = 0
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self.shared = {
             "suite": suite, "run": now, "device": machine.device(), "versions": machine.versions(),
@@ -51,25 +59,28 @@ class Run:
 
     def measure(self, out: pathlib.Path) -> Outcome:
         """Runs every job, appending its rows to `out` as soon as they are known."""
-        written = errors = wrong = 0
+        written = errors = 0
+        longest = 0.0
         try:
             found = self._limits()
             with tqdm.tqdm(total=len(self.entries), unit="job", leave=False, disable=None) as bar:
                 for number, entry in enumerate(self.entries):
-                    if self.deadline is not None and time.monotonic() > self.deadline:
-                        return Outcome(written, errors, wrong, len(self.entries) - number)
+                    begun = time.monotonic()
+                    # The next job may take as long as the longest did.
+                    if self.deadline is not None and begun + longest > self.deadline:
+                        return Outcome(written, errors, self.failed, len(self.entries) - number)
                     bar.set_description(str(entry.job))
                     new = self._job(entry, found, bar.refresh)
+                    longest = max(longest, time.monotonic() - begun)
                     for row in new:
                         rows.append(out, row)
                     written += len(new)
                     errors += sum(row["error"] is not None for row in new)
-                    wrong += sum(str(row["error"]).startswith("wrong") and row["peer"] is None for row in new)
                     tqdm.tqdm.write(_line(entry.job, new))
                     bar.update()
         finally:
             self.close()
-        return Outcome(written, errors, wrong, 0)
+        return Outcome(written, errors, self.failed, 0)
 
     def close(self) -> None:
         """Ends the processes of peers."""
@@ -95,7 +106,8 @@ class Run:
             reason = contestants.missing(name)
             if reason is not None:
                 raise Refused(reason)
-            self.loaded[name] = Remote(name) if PEERS[name].own_process else contestants.load(name)
+            apart = PEERS[name].own_process
+            self.loaded[name] = Remote(name, jax.default_backend()) if apart else contestants.load(name)
         return self.loaded[name]
 
     def _job(self, entry: Entry, found: Limits, refresh: Callable[[], Any]) -> list[rows.Row]:
@@ -112,10 +124,11 @@ class Run:
                 )  # fmt: skip
                 programs[name] = program
             except Exception as problem:  # whatever a contestant raises is its row
-                new[name]["error"] = _words(problem)
-        before = machine.ticks(self._processes())
+                self._fail(new[name], problem)
+        processes = self._processes()
+        before = machine.ticks(processes)
         times = self._time(programs, new, refresh)
-        others = machine.used_by_others(before, machine.ticks(self._processes()))
+        others = machine.used_by_others(before, machine.ticks(processes))
         for name, measured in times.items():
             row = new[name]
             row.update(measured._asdict(), used_by_others=others, share_of_limit=row["floor_s"] / measured.median_s)
@@ -123,9 +136,9 @@ class Run:
 
     def _build(self, contestant: Contestant, job: Job) -> tuple[Program, float]:
         """A program whose answer is right, and how right."""
-        real = contestant.computes(job)
-        program = contestant.build(real, draw(real, PROBLEMS))
-        off, allowed = error(program.answer(), truth(real)), tolerance(real, jax.default_backend())
+        problems = draw(job, PROBLEMS)
+        program = contestant.build(job, problems)
+        off, allowed = error(program.answer(), truth(job)), tolerance(job, jax.default_backend())
         if not off <= allowed:
             raise WrongAnswer(f"wrong answer: off by {off:.2g} of the largest value, allowed {allowed:.0g}")
         return program, off
@@ -138,8 +151,13 @@ class Run:
             try:
                 return compare(programs, self.seconds, refresh)
             except Failed as failure:
-                new[failure.name]["error"] = _words(failure.__cause__)
+                self._fail(new[failure.name], failure.__cause__)
                 del programs[failure.name]
+
+    def _fail(self, row: rows.Row, problem: BaseException | None) -> None:
+        """Writes into a row why it has no time."""
+        row["error"] = _words(problem)
+        self.failed += row["peer"] is None and not isinstance(problem, Refused)
 
     def _processes(self) -> list[int]:
         """Those of this run."""

@@ -29,6 +29,12 @@ class Standing(NamedTuple):
         peers = [name for name in self.others if name != BASELINE]
         return self.over(min(peers, key=lambda name: self.others[name]["median_s"])) if peers else None
 
+    def memory(self) -> float | None:
+        """The temporary memory of ours over that of the baseline; None where one of them is unknown or nothing."""
+        other = self.others.get(BASELINE)
+        counts = (self.best["temp_bytes"], other and other["temp_bytes"])
+        return counts[0] / counts[1] if all(counts) else None
+
 
 def standings(rows: Iterable[Row]) -> list[Standing]:
     """One for each job that ours and another have done, cell by cell."""

@@ -8,8 +8,8 @@ import numpy as np
 
 from benchmarks.cells import HEADLINE
 from benchmarks.markdown import NOTHING, digits, grid, ratio
-from benchmarks.problem import GRADIENT, MEANING, MODES
-from benchmarks.rows import BASELINE, Row, case, contestant, job, measured, middle, newest, ours, throughput
+from benchmarks.problem import DTYPES, GRADIENT, MEANING, MODES
+from benchmarks.rows import BASELINE, Row, case, contestant, job, measured, middle, newest, ours, spread, throughput
 from benchmarks.speedups import Standing, cell_order, geometric_mean, rivals, standings
 
 
@@ -45,16 +45,41 @@ def _headline(rows: list[Row]) -> str:
         lines.append([
             row["cell"], contestant(row), digits(seconds * scale), digits(1 / seconds), digits(batch / seconds),
             digits(throughput(row)), digits(seconds / steps * 1e6), f"{row['parameters']:,}",
-            digits(row["flops"] / seconds / 1e9),
+            digits(row["flops"] / seconds / 1e9), f"{row['n']:,}", f"{spread(row):.0%}",
+            NOTHING if row["compile_s"] is None else f"{row['compile_s']:.2f}",
             NOTHING if share is None else digits(100 * share, 2), NOTHING if error is None else f"{error:.0e}",
         ])  # fmt: skip
     first = rows[0]
     title = f"**{first['mode']}**, {first['case']}: {case(first)}, {first['dtype']} ({MEANING[first['mode']]})"
     header = (
         "cell", "contestant", unit, "calls/s", "sequences/s", "time steps/s", "µs/step", "parameters",
-        "GFLOP/s", "% of limit", "error",
+        "GFLOP/s", "n", "spread", "compile s", "% of limit", "error",
     )  # fmt: skip
     return f"{title}\n\n{grid(header, lines, 2)}"
+
+
+def overview(rows: Iterable[Row]) -> str:
+    """For each mode, dtype and cell how many times as fast ours is, in geometric mean over the cases."""
+    found = standings(rows)
+    names = rivals(found)
+    groups: dict[tuple[str, str, str], list[Standing]] = {}
+    for standing in found:
+        row = standing.best
+        groups.setdefault((row["mode"], row["dtype"], row["cell"]), []).append(standing)
+    lines = []
+    for mode, dtype, cell in sorted(groups, key=lambda group: (MODES.index(group[0]), DTYPES.index(group[1]))):
+        chosen = groups[mode, dtype, cell]
+        means = [geometric_mean([standing.over(name) for standing in chosen]) for name in names]
+        fastest = geometric_mean([standing.over_fastest_peer() for standing in chosen])
+        memory = geometric_mean([standing.memory() for standing in chosen])
+        lines.append([mode, dtype, cell, str(len(chosen)), *map(ratio, (*means, fastest, memory))])
+    if not lines:
+        return ""
+    title = (
+        "How many times as fast as each of the others our fastest kernel is, in geometric mean over the cases (below 1 "
+        f"it is slower); and its temporary memory over that of {BASELINE}"
+    )
+    return f"{title}:\n\n{grid(('mode', 'dtype', 'cell', 'cases', *names, 'fastest peer', 'memory'), lines, 3)}"
 
 
 def comparison(rows: Iterable[Row], mode: str) -> str:

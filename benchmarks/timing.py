@@ -1,6 +1,7 @@
 """Programs timed against each other: blocks of calls in turn, until the medians are known well enough."""
 
 import gc
+import random
 import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -12,8 +13,10 @@ from benchmarks.contestants.base import Program
 # A block lasts about so long: enough for the clock, for caches to be a program's own and for threads to be awake.
 BLOCK_SECONDS = 0.03
 LEAST_ROUNDS = 5
-# The median is known well enough when the half-width of its 95 % interval is below this share of it.
+# The median is known well enough when the half-width of its 95 % interval is below this share of it. For calls that
+# scatter normally, 1.96 standard errors of a median are 1.82 interquartile ranges over the root of their number.
 PRECISION = 0.01
+HALF_WIDTH = 1.82
 
 
 class Failed(Exception):
@@ -47,7 +50,7 @@ def compare(
     """Times programs for at most about `seconds` each.
 
     Every program first runs alone: one call that doesn't count, then for a block. Then all take turns, a block
-    each, every round beginning with another one.
+    each, in another order every round, so that nobody always follows the same neighbour.
 
     Raises:
       Failed: a program raised.
@@ -66,16 +69,16 @@ def compare(
         calls[name] = max(1, round(BLOCK_SECONDS / float(np.median(first))))
         alone[name] = float(np.median(block(name, max(3, calls[name]))))
         samples[name] = list[float]()
-    order = list(programs)
+    order, shuffle = list(programs), random.Random(0).shuffle
     end = time.perf_counter() + seconds * len(order)
     rounds = 0
     collecting = gc.isenabled()
     gc.disable()
     try:
         while order and (rounds < LEAST_ROUNDS or (time.perf_counter() < end and not _known(samples))):
+            shuffle(order)
             for name in order:
                 samples[name] += block(name, calls[name])
-            order = order[1:] + order[:1]
             rounds += 1
             after_round()
     finally:
@@ -85,10 +88,10 @@ def compare(
 
 
 def _known(samples: Mapping[str, list[float]]) -> bool:
-    """Whether every median is known to within `PRECISION`, by the interval that box plots notch."""
+    """Whether every median is known to within `PRECISION`, by its 95 % interval."""
     for taken in samples.values():
         low, middle, high = np.percentile(taken, [25, 50, 75])
-        if len(taken) < 20 or 1.58 * (high - low) / len(taken) ** 0.5 > PRECISION * middle:
+        if len(taken) < 20 or HALF_WIDTH * (high - low) / len(taken) ** 0.5 > PRECISION * middle:
             return False
     return True
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from benchmarks.markdown import digits, ratio
 from benchmarks.problem import DTYPES, MODES
-from benchmarks.rows import BASELINE, Row, contestant, job, measured, newest
+from benchmarks.rows import BASELINE, Row, contestant, job, measured, newest, spread
 from benchmarks.speedups import Standing, geometric_mean, rivals, standings
 
 # A median so much longer than the same call's alone: the contestants it took turns with got into its way.
@@ -72,7 +72,7 @@ def limits(rows: Iterable[Row]) -> str:
 
 def stability(rows: Iterable[Row]) -> str:
     """How far the calls of one measurement lie apart."""
-    widths = [100 * (row["q75_s"] - row["q25_s"]) / row["median_s"] for row in newest(rows) if measured(row)]
+    widths = [100 * spread(row) for row in newest(rows) if measured(row)]
     middle, high = np.percentile(widths, [50, 90])
     return (
         f"The middle half of a measurement's calls spreads over {digits(float(middle), 2)} % of the median typically, "

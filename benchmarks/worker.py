@@ -4,12 +4,14 @@ The other process imports no JAX. It is idle while another contestant is timed, 
 run at once: the parent asks for a block of calls and waits for their seconds.
 """
 
+import gc
 import multiprocessing
+import os
 import pathlib
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -26,6 +28,8 @@ def serve(connection: Connection, name: str) -> None:
     """The other process: answers requests until the connection closes."""
     # Ctrl-C reaches every process of a terminal; this one ends when its parent does.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # As in the parent while it times; what a program leaves behind is collected before the next.
+    gc.disable()
     program: Program | None = None
     while True:
         try:
@@ -35,6 +39,7 @@ def serve(connection: Connection, name: str) -> None:
         try:
             if request == "build":
                 program = None  # frees the one before it
+                gc.collect()
                 program = contestants.load(name).build(*arguments)
                 reply: Any = None
             elif request == "module":
@@ -55,10 +60,15 @@ def serve(connection: Connection, name: str) -> None:
 
 
 class Remote:
-    """A contestant whose programs live in another process."""
+    """A contestant whose programs live in another process.
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    Args:
+      name: of the peer.
+      platform: the kind of device that it has to use: cpu, gpu or tpu.
+    """
+
+    def __init__(self, name: str, platform: str = "cpu") -> None:
+        self.name, self.platform = name, platform
         self.connection: Connection | None = None
         self.process: subprocess.Popen[bytes]
 
@@ -76,7 +86,8 @@ class Remote:
             command = [sys.executable, "-m", "benchmarks.worker", str(handle), self.name]
             root = pathlib.Path(__file__).parents[1]
             # In a process group of its own Ctrl-C does not reach it while it still imports.
-            self.process = subprocess.Popen(command, pass_fds=[handle], cwd=root, process_group=0)
+            environment = {**os.environ, "BENCHMARKS_PLATFORM": self.platform}
+            self.process = subprocess.Popen(command, pass_fds=[handle], cwd=root, env=environment, process_group=0)
             theirs.close()
         try:
             self.connection.send((request, arguments))
@@ -96,11 +107,7 @@ class Remote:
         """See `Contestant`."""
         return str(self.ask("contestant", "includes"))
 
-    def computes(self, job: Job) -> Job:
-        """Every cell as it is asked for."""
-        return job
-
-    def build(self, job: Job, problems: list[Problem]) -> "RemoteProgram":
+    def build(self, job: Job, problems: Sequence[Problem]) -> "RemoteProgram":
         """Builds the program over there."""
         self.ask("build", job, problems)
         return RemoteProgram(self)

@@ -103,5 +103,6 @@ def run_backward(
     d_xs = np.zeros_like(xs)
     for t in reversed(range(len(xs))):
         d_step, d_carry, d_xs[t] = backward(params, carries[t], xs[t], d_carry, d_ys[t])
-        d_params = tuple(total + new for total, new in zip(d_params, d_step, strict=True))
+        for total, new in zip(d_params, d_step, strict=True):
+            np.add(total, new, out=total)
     return d_params, d_xs, d_carry

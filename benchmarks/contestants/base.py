@@ -1,5 +1,6 @@
 """What a contestant is: one implementation of a layer, ours or a peer's, that can be built, checked and timed."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from benchmarks.problem import Answer, Job, Problem
@@ -42,11 +43,8 @@ class Contestant(Protocol):
     def includes(self) -> str:
         """What a timed call does that another contestant's may not, in words; "" if nothing."""
 
-    def computes(self, job: Job) -> Job:
-        """The job with the cell that is really computed, where a framework's own differs from the one asked for."""
-
-    def build(self, job: Job, problems: list[Problem]) -> Program:
-        """Compiles the function of `job`, whose cell is that of `computes`.
+    def build(self, job: Job, problems: Sequence[Problem]) -> Program:
+        """Compiles the function of `job`.
 
         Raises:
           Refused: this contestant can't do it.

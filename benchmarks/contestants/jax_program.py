@@ -1,7 +1,7 @@
 """From a layer written in JAX to a program that can be timed. Every JAX contestant goes this way."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -41,23 +41,12 @@ class JaxContestant:
       name: how rows and tables call it.
       layer: from a job and one of its problems to the `Layer`; raises `Refused`.
       includes: see `Contestant`.
-      computes: see `Contestant`.
     """
 
-    def __init__(
-        self,
-        name: str,
-        layer: Callable[[Job, Problem], Layer],
-        includes: str = "",
-        computes: Callable[[Job], Job] = lambda job: job,
-    ) -> None:
-        self.name, self.layer, self.includes, self._computes = name, layer, includes, computes
+    def __init__(self, name: str, layer: Callable[[Job, Problem], Layer], includes: str = "") -> None:
+        self.name, self.layer, self.includes = name, layer, includes
 
-    def computes(self, job: Job) -> Job:
-        """The job with the cell that is really computed."""
-        return self._computes(job)
-
-    def build(self, job: Job, problems: list[Problem]) -> "JaxProgram":
+    def build(self, job: Job, problems: Sequence[Problem]) -> "JaxProgram":
         """Compiles the function of a job."""
         return JaxProgram(job, self.layer(job, problems[0]), problems)
 
@@ -65,7 +54,7 @@ class JaxContestant:
 class JaxProgram:
     """A function compiled ahead of time, its arguments on the device, a set for each problem."""
 
-    def __init__(self, job: Job, layer: Layer, problems: list[Problem]) -> None:
+    def __init__(self, job: Job, layer: Layer, problems: Sequence[Problem]) -> None:
         self.job, self.layer = job, layer
         self.calls = 0
         function, self.arguments = _function(job, layer, problems)
@@ -81,7 +70,7 @@ class JaxProgram:
                 analysis.argument_size_in_bytes + analysis.output_size_in_bytes
                 + analysis.temp_size_in_bytes - analysis.alias_size_in_bytes
             )  # fmt: skip
-        self.state = _training_state(layer.params)
+        self.state = _training_state(layer.params) if job.mode == TRAIN else None
 
     def _first(self) -> tuple[Any, ...]:
         """The arguments of the first problem, with a training state of their own, which the call will consume."""
@@ -136,7 +125,7 @@ def _adam(state: Any) -> Any:
     return next(part for part in state if hasattr(part, "mu"))
 
 
-def _function(job: Job, layer: Layer, problems: list[Problem]) -> tuple[Callable[..., Any], list[tuple[Any, ...]]]:
+def _function(job: Job, layer: Layer, problems: Sequence[Problem]) -> tuple[Callable[..., Any], list[tuple[Any, ...]]]:
     """The function of a mode, and its arguments for each problem."""
     sequence = lambda xs: jnp.asarray(np.swapaxes(xs, 0, 1) if layer.batch_first else xs)
     carry_of = lambda leaves: layer.carry(tuple(jnp.asarray(leaf) for leaf in leaves))

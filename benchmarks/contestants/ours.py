@@ -9,7 +9,7 @@ import recurrent_jax as rj
 from benchmarks.contestants.base import Refused
 from benchmarks.contestants.jax_program import JaxContestant, Layer
 from benchmarks.problem import FORWARD, STEP, Job, Problem
-from benchmarks.suites import STEP_ALONE
+from benchmarks.suites import IMPLEMENTATIONS, STEP_ALONE
 
 MAKE: dict[str, Any] = {
     "RNN": rj.RNN,
@@ -48,12 +48,7 @@ def layer(options: dict[str, Any], job: Job, problem: Problem) -> Layer:
 
 def contestant(name: str, **options: Any) -> JaxContestant:
     """`rj.unroll` with these options."""
-    return JaxContestant(name, functools.partial(layer, options))
+    return JaxContestant(name, functools.partial(layer, options), "gates, and an LSTM's c, in at least float32")
 
 
-# Each kernel by its name; the step by itself, which no kernel changes; and options worth a line of their own.
-CONTESTANTS = {
-    STEP_ALONE: contestant(STEP_ALONE),
-    **{name: contestant(name, implementation=name) for name in ("scan", "fused")},
-    "checkpoint_every=64": contestant("checkpoint_every=64", checkpoint_every=64),
-}
+CONTESTANTS = {name: contestant(name, **options) for name, (_, options) in IMPLEMENTATIONS.items()}

@@ -1,7 +1,8 @@
 """PyTorch's own layers: oneDNN on a CPU, cuDNN on an NVIDIA GPU."""
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,29 +35,38 @@ class PyTorch:
     """`torch.nn.RNN`, `LSTM`, `GRU` and, for a step, their cells; eager, as their users run them."""
 
     name = "PyTorch"
-    includes = "a second bias vector"
+    includes = "a second bias vector; on a GPU no TF32 in the cells of mode step"
 
-    def computes(self, job: Job) -> Job:
-        """Every cell as it is asked for."""
-        return job
-
-    def build(self, job: Job, problems: list[Problem]) -> Program:
+    def build(self, job: Job, problems: Sequence[Problem]) -> Program:
         """Makes the module, with the problem's parameters."""
         if job.cell not in LAYERS:
             raise Refused(f"PyTorch has no {job.cell}")
-        return TorchProgram(job, problems)
+        return TorchProgram(job, problems, device())
+
+
+def device() -> torch.device:
+    """The kind of device that the run is about, which its parent process names.
+
+    Raises:
+      Refused: PyTorch can't use it.
+    """
+    platform = os.environ.get("BENCHMARKS_PLATFORM", "cpu")
+    if platform == "cpu":
+        return torch.device("cpu")
+    if platform == "gpu" and torch.cuda.is_available():
+        return torch.device("cuda")
+    raise Refused(f"this PyTorch sees no {platform}")
 
 
 class TorchProgram:
     """A module and its data on the device. Nothing is compiled ahead, and its memory isn't known beforehand."""
 
     compile_s = None
-    peak_bytes: int | None = None
+    peak_bytes = None
     temp_bytes = None
 
-    def __init__(self, job: Job, problems: list[Problem]) -> None:
-        self.job, self.problems, self.calls = job, problems, 0
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    def __init__(self, job: Job, problems: Sequence[Problem], device: torch.device) -> None:
+        self.job, self.problems, self.device, self.calls = job, problems, device, 0
         self.module = self._module()
         self.optimizer = torch.optim.Adam(self.module.parameters(), lr=LEARNING_RATE)
         self.arguments = [self._arguments(problem) for problem in problems]
@@ -113,10 +123,8 @@ class TorchProgram:
 
     def _gradient(self, xs: Any, state: Any, y_weights: Any, weights: Any) -> Any:
         ys, last = self._call(xs, state)
-        loss = (ys * y_weights).sum()
-        for leaf, weight in zip(last, weights, strict=True):
-            loss = loss + (leaf * weight).sum()
-        return torch.autograd.grad(loss, (*self.module.parameters(), xs, *state))
+        # The sums of the loss are not computed, as XLA drops them too: their gradients are the weights.
+        return torch.autograd.grad((ys, *last), (*self.module.parameters(), xs, *state), (y_weights, *weights))
 
     def _train(self, xs: Any, state: Any, targets: Any, _: Any) -> Any:
         self.optimizer.zero_grad()
@@ -133,13 +141,9 @@ class TorchProgram:
     def answer(self) -> Answer:
         """The answer to the first problem; weights transposed back."""
         numbers = lambda leaf: leaf.detach().double().cpu().numpy()
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
         before = [parameter.detach().clone() for parameter in self.module.parameters()]
         result = self.run(*self.arguments[0])
         self._wait()
-        if self.device.type == "cuda":
-            self.peak_bytes = torch.cuda.max_memory_allocated()
         if self.job.mode in (STEP, FORWARD):
             ys, last = result
             if self.job.mode == STEP:
@@ -177,14 +181,16 @@ CONTESTANT = PyTorch()
 
 def matmul_seconds(size: int, dtype: str, least: float) -> float:
     """The least seconds of one product of two square matrices, tried for `least` seconds: PyTorch's limit."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    a, b = (torch.randn(size, size, device=device).to(getattr(torch, dtype)) for _ in range(2))
+    where = device()
+    a, b = (torch.randn(size, size, device=where).to(getattr(torch, dtype)) for _ in range(2))
+    wait = torch.cuda.synchronize if where.type == "cuda" else lambda: None
+    for _ in range(2):  # they prepare
+        a @ b
+        wait()
     seconds: list[float] = []
-    while len(seconds) < 4 or sum(seconds) < least:
+    while len(seconds) < 2 or sum(seconds) < least:
         start = time.perf_counter()
         a @ b
-        if device == "cuda":
-            torch.cuda.synchronize()
+        wait()
         seconds.append(time.perf_counter() - start)
-    # The first two prepare.
-    return min(seconds[2:])
+    return min(seconds)

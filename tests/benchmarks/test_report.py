@@ -11,7 +11,7 @@ from benchmarks.markdown import digits, fill, grid
 from benchmarks.report import load, of_one_device, show, tables
 from benchmarks.rows import newest, throughput
 from benchmarks.speedups import geometric_mean, standings
-from benchmarks.tables import comparison, headline, memory
+from benchmarks.tables import comparison, headline, memory, overview
 from benchmarks.words import left_out, stability, summary
 
 
@@ -25,8 +25,9 @@ def row(contestant="fused", milliseconds=10.0, *, cell="LSTM", case="tagger", mo
         "case": case, **CASES[case]._asdict(), "dtype": "float32", "mode": mode,
         "median_s": seconds, "q25_s": times(0.98), "q75_s": times(1.04), "n": 40, "alone_s": seconds,
         "used_by_others": 0.01, "compile_s": 1.0, "peak_bytes": None, "temp_bytes": None, "parameters": 98816,
-        "flops": 10**9, "bytes": 10**6, "floor_s": 0.002, "share_of_limit": None if seconds is None else 0.002 / seconds,
-        "matmul_flops_per_s": 5e11, "bytes_per_s": 2e10, "max_err": None if seconds is None else 3e-7,
+        "flops": 10**9, "bytes": 10**6, "floor_s": 0.002,
+        "share_of_limit": None if seconds is None else 0.002 / seconds, "matmul_flops_per_s": 5e11,
+        "bytes_per_s": 2e10, "max_err": None if seconds is None else 3e-7,
         "includes": "", "process": "shared", "error": "not installed" if seconds is None else None,
         "suite": "quick", "run": "first", "device": "a CPU", "versions": {"jax": "0.10.2"},
         "date": "2026-11-21T01:02:03+00:00", "commit": "abc1234",
@@ -97,6 +98,22 @@ def test_comparison_holds_ratios_of_the_fastest_of_ours():
         ("all", "geometric mean"): ["", "", "1.93", "0.80"],
     }
     assert comparison(rows, "train") == ""
+
+
+def test_overview_holds_means_over_the_cases_of_each_mode_dtype_and_cell():
+    rows = [
+        row("scan", 20.0, temp_bytes=400), row("fused", 10.0, temp_bytes=100), row("PyTorch", 5.0), row("Haiku", 40.0),
+        row("scan", 80.0, case="language", temp_bytes=100), row("fused", 10.0, case="language", temp_bytes=100),
+        row("scan", 30.0, dtype="bfloat16"), row("fused", 10.0, dtype="bfloat16"), row("PyTorch", 1.0, mode="step"),
+        row("cell.step", 4.0, mode="step"),
+    ]  # fmt: skip
+    # sqrt(2 * 8) = 4 and sqrt(1/4 * 1) = 0.5; without temp_bytes, or without scan, no memory.
+    assert cells(overview(rows)) == [
+        ["step", "float32", "LSTM", "1", "-", "-", "0.25", "0.25", "-"],
+        ["gradient", "float32", "LSTM", "2", "4.00", "4.00", "0.50", "0.50", "0.50"],
+        ["gradient", "bfloat16", "LSTM", "1", "3.00", "-", "-", "-", "-"],
+    ]
+    assert overview([row()]) == ""
 
 
 def test_comparison_does_not_mix_dtypes():

@@ -120,7 +120,7 @@ def test_rows_have_all_fields_with_sane_values(out: pathlib.Path, mode: str) -> 
     names = ("cell.step",) if mode == STEP else ("scan", "fused")
     one = entry(*names, mode=mode)
     outcome, found = measure(out, one)
-    assert outcome == Outcome(written=len(names), errors=0, ours_wrong=0, left=0)
+    assert outcome == Outcome(written=len(names), errors=0, failed=0, left=0)
     assert [row["implementation"] for row in found] == list(names)
     for row in found:
         assert set(row) == FIELDS
@@ -246,7 +246,7 @@ def test_wrong_kernel_gets_no_time(
     monkeypatch.setitem(ours.CONTESTANTS, "fused", JaxContestant("fused", layer))
     stub("scan")
     outcome, (right, wrong) = measure(out, entry("scan", "fused", mode=mode))
-    assert outcome == Outcome(written=2, errors=1, ours_wrong=1, left=0)
+    assert outcome == Outcome(written=2, errors=1, failed=1, left=0)
     assert wrong["implementation"] == "fused"
     assert wrong["error"].startswith("wrong answer: off by ")
     assert [wrong[name] for name in MEASURED] == [None] * len(MEASURED)
@@ -278,7 +278,7 @@ def test_implementation_without_a_meaning_in_a_mode_is_refused(
     out: pathlib.Path, name: str, mode: str, reason: str
 ) -> None:
     outcome, (row,) = measure(out, entry(name, mode=mode))
-    assert outcome == Outcome(written=1, errors=1, ours_wrong=0, left=0)
+    assert outcome == Outcome(written=1, errors=1, failed=0, left=0)
     assert row["error"].endswith(reason)
 
 
@@ -290,7 +290,7 @@ def test_wrong_answer_of_a_peer_is_not_ours(out: pathlib.Path, monkeypatch: pyte
     monkeypatch.setitem(contestants.PEERS, "Other", Peer("other", "numpy"))
     monkeypatch.setattr(contestants, "load", lambda name: peer)
     outcome, (row,) = measure(out, entry(peers=("Other",)))
-    assert outcome == Outcome(written=1, errors=1, ours_wrong=0, left=0)
+    assert outcome == Outcome(written=1, errors=1, failed=0, left=0)
     assert row["error"].startswith("wrong answer: off by ")
     assert row["median_s"] is None
 
@@ -312,7 +312,7 @@ def test_contestant_that_raises_leaves_a_row_while_others_are_timed(
     stub("scan")
     stub("checkpoint_every=64")
     outcome, found = measure(out, entry("scan", "fused", "checkpoint_every=64"))
-    assert outcome == Outcome(written=3, errors=1, ours_wrong=0, left=0)
+    assert outcome == Outcome(written=3, errors=1, failed=0, left=0)
     # In the order of the entry.
     assert [(row["implementation"], row["error"]) for row in found] == [
         ("scan", None), ("fused", said), ("checkpoint_every=64", None),
@@ -338,7 +338,7 @@ def test_all_contestants_may_fail(out: pathlib.Path, stub: Callable[..., Stub]) 
     stub("scan", build=raising(RuntimeError("a")))
     stub("fused", time=raising(RuntimeError("b")))
     outcome, found = measure(out, entry("scan", "fused"), entry("scan", "fused", cell="LSTM"))
-    assert outcome == Outcome(written=4, errors=4, ours_wrong=0, left=0)
+    assert outcome == Outcome(written=4, errors=4, failed=0, left=0)
     assert [row["error"] for row in found] == ["RuntimeError: a", "RuntimeError: b"] * 2
 
 
@@ -362,7 +362,7 @@ def test_peer_that_is_not_installed_leaves_a_row_that_says_so(
     assert (nobody["peer"], nobody["error"]) == ("Nobody", "no_such_package is not installed")
     assert nobody["median_s"] is None
     assert fused["median_s"] > 0
-    assert outcome == Outcome(written=2, errors=1, ours_wrong=0, left=0)
+    assert outcome == Outcome(written=2, errors=1, failed=0, left=0)
 
 
 @pytest.mark.parametrize("own_process", [False, True])
@@ -376,7 +376,7 @@ def test_peer_that_breaks_when_loaded_leaves_a_row(
     monkeypatch.setitem(contestants.PEERS, "Broken", Peer("no_such_module", "numpy", own_process))
     stub("fused")
     outcome, (fused, broken) = measure(out, entry("fused", peers=("Broken",)))
-    assert outcome == Outcome(written=2, errors=1, ours_wrong=0, left=0)
+    assert outcome == Outcome(written=2, errors=1, failed=0, left=0)
     assert fused["median_s"] > 0
     assert broken["error"].split(":")[0] == ("KeyError" if own_process else "ModuleNotFoundError")
 
@@ -437,7 +437,7 @@ def test_deadline_leaves_jobs_out_and_counts_them(
     cells = ("RNN", "LSTM", "GRU", "RNN-relu", "GRU-before")
     outcome, found = measure(out, *(entry("fused", cell=cell) for cell in cells), minutes=minutes)
     assert [row["cell"] for row in found] == list(cells[:done])
-    assert outcome == Outcome(written=done, errors=0, ours_wrong=0, left=5 - done)
+    assert outcome == Outcome(written=done, errors=0, failed=0, left=5 - done)
 
 
 def test_rows_are_in_the_file_as_soon_as_they_are_known(out: pathlib.Path, stub: Callable[..., Stub]) -> None:
