@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.contestants.base import Refused
 from benchmarks.problem import Job, compulsory_bytes, flops
 from benchmarks.worker import Remote, RemoteError
 
@@ -54,7 +55,7 @@ def measure(dtypes: list[str], other: Remote | None) -> Limits:
         rates = [2 * size**3 / _matmul_seconds(size, dtype) for size in sizes]
         if other is not None:
             # One that can't will say why in its rows.
-            with contextlib.suppress(RemoteError):
+            with contextlib.suppress(Refused, RemoteError):
                 rates += [2 * size**3 / other.ask("module", "matmul_seconds", size, dtype, SECONDS) for size in sizes]
         matmul[dtype] = max(rates)
     return Limits(matmul, {size: 2 * size / _copy_seconds(size) for size in COPY_BYTES})

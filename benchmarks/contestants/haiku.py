@@ -22,7 +22,7 @@ SIGNS = {"LSTM": (1, 1, 1, 1), "RNN-relu": (1,), "GRU-before": (1, -1, 1)}
 def layer(job: Job, problem: Problem) -> Layer:
     """`hk.dynamic_unroll` with an initial state; a step is the core called once."""
     if job.cell not in CORES:
-        raise Refused(f"Haiku's own {job.cell} is another cell: see {OWN[job.cell]}")
+        raise Refused(f"Haiku has another {job.cell} than this: see {OWN[job.cell]}")
     features, units = job.case.D, job.case.H
     per_gate = lambda values: jnp.repeat(jnp.array(values, job.dtype), units)
     signs = per_gate(SIGNS[job.cell])

@@ -18,6 +18,7 @@ MAKE: dict[str, Any] = {
     "RNN-relu": lambda size, **options: rj.RNN(size, activation="relu", **options),
     "GRU-before": lambda size, **options: rj.GRU(size, reset="before", **options),
 }
+INCLUDES = "gates, and an LSTM's c, in at least float32"
 PARAMS: dict[str, Any] = {"RNN": rj.RNNParams, "LSTM": rj.LSTMParams, "GRU": rj.GRUParams}
 
 
@@ -48,7 +49,7 @@ def layer(options: dict[str, Any], job: Job, problem: Problem) -> Layer:
 
 def contestant(name: str, **options: Any) -> JaxContestant:
     """`rj.unroll` with these options."""
-    return JaxContestant(name, functools.partial(layer, options), "gates, and an LSTM's c, in at least float32")
+    return JaxContestant(name, functools.partial(layer, options), INCLUDES)
 
 
 CONTESTANTS = {name: contestant(name, **options) for name, (_, options) in IMPLEMENTATIONS.items()}

@@ -36,9 +36,6 @@ class StandIn:
         """What to know about the process it is in."""
         return f"{os.getpid()} {'with' if 'jax' in sys.modules else 'without'} JAX"
 
-    def computes(self, job: Job) -> Job:
-        return job
-
     def build(self, job: Job, problems: list[Problem]) -> "StandInProgram":
         if job.case_name == "refuse":
             raise Refused(f"{NAME} has no {job.cell}")

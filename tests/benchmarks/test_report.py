@@ -46,7 +46,7 @@ def test_headline_derives_rates_from_the_time():
     # T=100, B=32 in 10 ms: 100 calls, 3,200 sequences, 320,000 time steps a second; 10^9 operations are 100 GFLOP/s.
     (line,) = cells(headline([row()]))
     assert line == [
-        "LSTM", "fused", "10.0", "100", "3,200", "320,000", "100", "98,816", "100", "20", "3e-07",
+        "LSTM", "fused", "10.0", "100", "3,200", "320,000", "100", "98,816", "100", "40", "6%", "1.00", "20", "3e-07",
     ]  # fmt: skip
 
 
@@ -318,7 +318,7 @@ def test_show_prints_and_writes_the_same(tmp_path, capsys):
     assert "Of a CPU alone; the file holds rows of a GPU too." in body
     assert "not compared, since only one of the files knows the device: 1 measurements of a GPU" in body
     assert [line for line in body.splitlines() if line.startswith("## ")] == [
-        "## against older.jsonl", "## summary", "## headline", "## comparison gradient",
+        "## against older.jsonl", "## summary", "## overview", "## headline", "## comparison gradient",
     ]  # fmt: skip
     assert "![bars_gradient](bars_gradient.png)" in written
     for name in ("bars_gradient.png", "report.md"):

@@ -143,7 +143,7 @@ def test_rows_have_all_fields_with_sane_values(out: pathlib.Path, mode: str) -> 
         # Arguments and results alone are most of what must be moved; some are both, where a call gives its own away.
         assert row["bytes"] / 2 < row["peak_bytes"] < 2**20
         assert 0 <= row["temp_bytes"] < row["peak_bytes"]
-        assert (row["includes"], row["process"], row["suite"]) == ("", "shared", "a suite")
+        assert (row["includes"], row["process"], row["suite"]) == (ours.INCLUDES, "shared", "a suite")
         assert datetime.datetime.fromisoformat(row["run"]) <= datetime.datetime.fromisoformat(row["date"])
         assert row["device"]
         assert row["versions"]["jax"] == jax.__version__
@@ -198,19 +198,6 @@ def test_row_of_a_peer_says_so(out: pathlib.Path, monkeypatch: pytest.MonkeyPatc
     )  # fmt: skip
     assert remote["max_err"] == 0.0
     assert remote["median_s"] > 0
-
-
-def test_peer_is_checked_against_the_cell_that_it_computes(
-    out: pathlib.Path, monkeypatch: pytest.MonkeyPatch, stub: Callable[..., Stub]
-) -> None:
-    other, jobs = stub("fused"), []
-    other.computes = lambda job: job._replace(cell="RNN-relu")
-    build = other.build
-    other.build = lambda job, problems: jobs.append(job) or build(job, problems)
-    _, (row,) = measure(out, entry("fused"))
-    # The row is found where the user looks for it, and the answer is held against what was computed.
-    assert (row["cell"], row["error"]) == ("RNN", None)
-    assert [job.cell for job in jobs] == ["RNN-relu"]
 
 
 def forgetful(layer: Layer) -> Layer:
@@ -312,7 +299,8 @@ def test_contestant_that_raises_leaves_a_row_while_others_are_timed(
     stub("scan")
     stub("checkpoint_every=64")
     outcome, found = measure(out, entry("scan", "fused", "checkpoint_every=64"))
-    assert outcome == Outcome(written=3, errors=1, failed=0, left=0)
+    # A kernel of ours that can't do it has not failed.
+    assert outcome == Outcome(written=3, errors=1, failed=not isinstance(error, Refused), left=0)
     # In the order of the entry.
     assert [(row["implementation"], row["error"]) for row in found] == [
         ("scan", None), ("fused", said), ("checkpoint_every=64", None),
@@ -338,7 +326,7 @@ def test_all_contestants_may_fail(out: pathlib.Path, stub: Callable[..., Stub]) 
     stub("scan", build=raising(RuntimeError("a")))
     stub("fused", time=raising(RuntimeError("b")))
     outcome, found = measure(out, entry("scan", "fused"), entry("scan", "fused", cell="LSTM"))
-    assert outcome == Outcome(written=4, errors=4, failed=0, left=0)
+    assert outcome == Outcome(written=4, errors=4, failed=4, left=0)
     assert [row["error"] for row in found] == ["RuntimeError: a", "RuntimeError: b"] * 2
 
 
@@ -422,7 +410,7 @@ def test_processes_end_with_the_run(
         os.kill(process, 0)
 
 
-@pytest.mark.parametrize(("minutes", "done"), [(None, 5), (100.0, 5), (1.5, 3), (0.01, 1)])
+@pytest.mark.parametrize(("minutes", "done"), [(None, 5), (100.0, 5), (1.5, 2), (0.01, 1)])
 def test_deadline_leaves_jobs_out_and_counts_them(
     out: pathlib.Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -432,7 +420,7 @@ def test_deadline_leaves_jobs_out_and_counts_them(
 ) -> None:
     now = [1000.0]
     monkeypatch.setattr(run_module, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
-    # Each job takes 40 s: in 90 s three are begun.
+    # Each job takes 40 s: a third one would not end within 90 s.
     stub("fused", build=lambda: now.__setitem__(0, now[0] + 40.0))
     cells = ("RNN", "LSTM", "GRU", "RNN-relu", "GRU-before")
     outcome, found = measure(out, *(entry("fused", cell=cell) for cell in cells), minutes=minutes)
