@@ -58,6 +58,8 @@ def begin(*words: object, small_limits: bool = False) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, *(("-c", SMALL_LIMITS) if small_limits else ("-m", "benchmarks")), *map(str, words)],
         cwd=ROOT,
+        # Under a shell's `&` the signal of Ctrl-C is ignored, and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         env={**environment, "JAX_PLATFORMS": "cpu"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
