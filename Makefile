@@ -5,7 +5,7 @@
 # make gpu-check  test and benchmark on a GPU, with the JAX of PYTHON, which has to see it; sets up nothing
 #
 # PYTHON=python3.13 (or any other) works in an environment of its own.
-# TORCH= leaves PyTorch out of the benchmarks, TORCH="torch --index-url ..." takes another build of it.
+# TORCH= does not install PyTorch for the benchmarks, TORCH="torch --index-url ..." takes another build of it.
 
 PYTHON ?= python3
 VENV   ?= $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))

@@ -6,16 +6,9 @@ from collections.abc import Iterable
 from benchmarks import against as moves
 from benchmarks import pictures
 from benchmarks.markdown import fill
-from benchmarks.rows import Row, measured, read
-from benchmarks.tables import comparison, headline, memory, modes, overview
-from benchmarks.words import left_out, stability, summary
-
-FIELDS = {
-    "cell", "implementation", "peer", "case", "T", "B", "D", "H", "dtype", "mode", "median_s", "q25_s", "q75_s",
-    "alone_s", "used_by_others", "temp_bytes", "parameters", "flops", "bytes", "share_of_limit",
-    "matmul_flops_per_s", "bytes_per_s",
-    "max_err", "includes", "process", "error", "run", "device", "versions", "date", "commit",
-}  # fmt: skip
+from benchmarks.rows import FIELDS, Row, measured, read
+from benchmarks.tables import against_each, comparison, headline, memory, modes, overview
+from benchmarks.words import left_out, summary
 
 
 def show(
@@ -65,8 +58,9 @@ def tables(rows: Iterable[Row]) -> dict[str, str]:
     """Every table by the name that `fill` knows it by, in the order in which they are shown; "" where it is empty."""
     rows = list(rows)
     return {
-        "summary": f"{summary(rows)}\n- {stability(rows)}",
+        "summary": summary(rows),
         "overview": overview(rows),
+        "against each": against_each(rows),
         "headline": headline(rows),
         **{f"comparison {mode}": comparison(rows, mode) for mode in modes(rows)},
         "memory": memory(rows),
@@ -84,9 +78,9 @@ def load(path: pathlib.Path) -> list[Row]:
         raise ValueError(f"expected a file of rows, found no {path}")
     rows = read(path)
     for row in rows:
-        missing = FIELDS - (set(row) if isinstance(row, dict) else set())
+        missing = [name for name in FIELDS if not isinstance(row, dict) or name not in row]
         if missing:
-            raise ValueError(f"{path}: expected rows as `run` writes them, found one without {min(missing)}")
+            raise ValueError(f"{path}: expected rows as `run` writes them, found one without {missing[0]}")
     if not any(map(measured, rows)):
         why = f"; the last one says: {rows[-1]['error']}" if rows else ""
         raise ValueError(f"{path}: none of its {len(rows)} rows holds a time{why}")

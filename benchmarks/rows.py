@@ -9,6 +9,14 @@ from benchmarks.cases import MIDDLE, Case
 from benchmarks.problem import STEP
 
 Row = dict[str, Any]
+# What a row holds, in this order; README.md says what it means.
+FIELDS = (
+    "cell", "implementation", "peer", "case", "T", "B", "D", "H", "dtype", "mode",
+    "median_s", "q25_s", "q75_s", "n", "alone_s", "used_by_others", "compile_s", "peak_bytes", "temp_bytes",
+    "share_of_limit", "max_err",
+    "parameters", "flops", "bytes", "floor_s", "matmul_flops_per_s", "bytes_per_s",
+    "includes", "process", "error", "suite", "run", "device", "versions", "commit", "date",
+)  # fmt: skip
 # What one writes without this library: the contestant that our kernels are held against.
 BASELINE = "scan"
 

@@ -167,17 +167,13 @@ class Run:
     def _row(self, job: Job, name: str, found: Limits) -> rows.Row:
         """A row without figures."""
         peer = name in PEERS
-        nothing = dict.fromkeys((
-            "median_s", "q25_s", "q75_s", "n", "alone_s", "used_by_others", "compile_s", "peak_bytes", "temp_bytes",
-            "share_of_limit", "max_err",
-        ))  # fmt: skip
-        return {
+        return dict.fromkeys(rows.FIELDS) | {
             "cell": job.cell, "implementation": None if peer else name, "peer": name if peer else None,
-            "case": job.case_name, **job.shape._asdict(), "dtype": job.dtype, "mode": job.mode, **nothing,
+            "case": job.case_name, **job.shape._asdict(), "dtype": job.dtype, "mode": job.mode,
             "parameters": parameters(job), "flops": flops(job), "bytes": compulsory_bytes(job),
             "floor_s": found.floor_s(job), "matmul_flops_per_s": found.matmul[job.dtype],
             "bytes_per_s": found.bytes_per_s(job), "includes": "",
-            "process": "own" if peer and PEERS[name].own_process else "shared", "error": None, **self.shared,
+            "process": "own" if peer and PEERS[name].own_process else "shared", **self.shared,
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }  # fmt: skip
 

@@ -13,22 +13,18 @@ from benchmarks.rows import BASELINE, Row, case, contestant, job, measured, midd
 from benchmarks.speedups import Standing, cell_order, geometric_mean, rivals, standings
 
 
-def headline(rows: Iterable[Row], name: str | None = None) -> str:
-    """For each mode one case, with all that is known of every contestant on the headline's cells, the fastest first.
+def headline(rows: Iterable[Row]) -> str:
+    """All that is known of every contestant on the headline's cells, the fastest first.
 
-    Args:
-      rows: any rows.
-      name: of the case; by default, mode by mode, that which most contestants have done.
+    Of each mode there is one case: that which most contestants have done.
     """
     timed = [row for row in newest(rows) if measured(row) and row["cell"] in HEADLINE]
     blocks = []
     for mode in modes(timed):
         count = collections.Counter(_setting(row) for row in timed if row["mode"] == mode)
-        chosen = [found for found in count if name in (None, found[0])]
-        if chosen:
-            # Of equals the middle of the sweeps, then the first in the file, which is what `max` takes.
-            best = max(chosen, key=lambda found: (count[found], found[-1]))
-            blocks.append(_headline([row for row in timed if row["mode"] == mode and _setting(row) == best]))
+        # Of equals the middle of the sweeps, then the first in the file, which is what `max` takes.
+        best = max(count, key=lambda found: (count[found], found[-1]))
+        blocks.append(_headline([row for row in timed if row["mode"] == mode and _setting(row) == best]))
     return "\n\n".join(blocks)
 
 
@@ -62,13 +58,8 @@ def overview(rows: Iterable[Row]) -> str:
     """For each mode, dtype and cell how many times as fast ours is, in geometric mean over the cases."""
     found = standings(rows)
     names = rivals(found)
-    groups: dict[tuple[str, str, str], list[Standing]] = {}
-    for standing in found:
-        row = standing.best
-        groups.setdefault((row["mode"], row["dtype"], row["cell"]), []).append(standing)
     lines = []
-    for mode, dtype, cell in sorted(groups, key=lambda group: (MODES.index(group[0]), DTYPES.index(group[1]))):
-        chosen = groups[mode, dtype, cell]
+    for (mode, dtype, cell), chosen in _races(found, "mode", "dtype", "cell").items():
         means = [geometric_mean([standing.over(name) for standing in chosen]) for name in names]
         fastest = geometric_mean([standing.over_fastest_peer() for standing in chosen])
         memory = geometric_mean([standing.memory() for standing in chosen])
@@ -80,6 +71,36 @@ def overview(rows: Iterable[Row]) -> str:
         f"it is slower); and its temporary memory over that of {BASELINE}"
     )
     return f"{title}:\n\n{grid(('mode', 'dtype', 'cell', 'cases', *names, 'fastest peer', 'memory'), lines, 3)}"
+
+
+def against_each(rows: Iterable[Row]) -> str:
+    """For each mode, dtype and rival how often ours is ahead of it, and by how much; each over the jobs of both."""
+    lines = []
+    for (mode, dtype), chosen in _races(standings(rows), "mode", "dtype").items():
+        names = rivals(chosen)
+        ratios = {name: [standing.over(name) for standing in chosen] for name in names}
+        if len(names) - (BASELINE in names) > 1:
+            ratios["fastest peer"] = [standing.over_fastest_peer() for standing in chosen]
+        for name, found in ratios.items():
+            known = [each for each in found if each is not None]
+            ahead = sum(each > 1 for each in known)
+            numbers = (geometric_mean(known), min(known), max(known))
+            lines.append([mode, dtype, name, str(len(known)), str(ahead), *map(ratio, numbers)])
+    if not lines:
+        return ""
+    title = (
+        "In how many jobs our fastest kernel meets each of the others, in how many it is ahead, and how many times as "
+        "fast it is: in geometric mean, at least and at most"
+    )
+    return f"{title}:\n\n{grid(('mode', 'dtype', 'against', 'jobs', 'ahead', 'mean', 'least', 'most'), lines, 3)}"
+
+
+def _races(found: Iterable[Standing], *parts: str) -> dict[tuple[str, ...], list[Standing]]:
+    """Standings by mode, dtype and what else is asked for, modes and dtypes in their order."""
+    races: dict[tuple[str, ...], list[Standing]] = {}
+    for standing in sorted(found, key=lambda s: (MODES.index(s.best["mode"]), DTYPES.index(s.best["dtype"]))):
+        races.setdefault(tuple(standing.best[part] for part in parts), []).append(standing)
+    return races
 
 
 def comparison(rows: Iterable[Row], mode: str) -> str:

@@ -5,10 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.markdown import digits, ratio
-from benchmarks.problem import DTYPES, MODES
-from benchmarks.rows import BASELINE, Row, contestant, job, measured, newest, spread
-from benchmarks.speedups import Standing, geometric_mean, rivals, standings
+from benchmarks.markdown import digits
+from benchmarks.rows import Row, contestant, job, measured, newest, spread
 
 # A median so much longer than the same call's alone: the contestants it took turns with got into its way.
 SLOWED = 1.5
@@ -17,35 +15,13 @@ DISTURBED = 0.1
 
 
 def summary(rows: Iterable[Row]) -> str:
-    """Where and how it was measured, and for each mode how our fastest stands to each of the others."""
+    """Where and how it was measured, what the device itself can do, and how far the calls lie apart."""
     found = [row for row in newest(rows) if measured(row)]
     last = max(found, key=lambda row: row["date"])
     packages = ", ".join(map(" ".join, versions(found).items()))
-    lines = [
-        f"{last['device']}; {packages}. Commit {last['commit']}, {last['date'][:10]}, {len(found)} measurements.",
-        limits(found),
-    ]
-    compared_by: dict[tuple[str, str], list[Standing]] = {}
-    for standing in standings(found):
-        compared_by.setdefault((standing.best["mode"], standing.best["dtype"]), []).append(standing)
-    for mode, dtype in sorted(compared_by, key=lambda race: (MODES.index(race[0]), DTYPES.index(race[1]))):
-        compared = compared_by[mode, dtype]
-        names = rivals(compared)
-        against = {name: [standing.over(name) for standing in compared] for name in names}
-        if len(names) - (BASELINE in names) > 1:
-            against["the fastest peer of each job"] = [standing.over_fastest_peer() for standing in compared]
-        lines += [
-            _times(f"{mode} {dtype}", name, [r for r in ratios if r is not None]) for name, ratios in against.items()
-        ]
+    measurements = f"Commit {last['commit']}, {last['date'][:10]}, {len(found)} measurements."
+    lines = [f"{last['device']}; {packages}. {measurements}", limits(found), stability(found)]
     return "\n".join(f"- {line}" for line in lines)
-
-
-def _times(race: str, name: str, ratios: list[float]) -> str:
-    ahead = sum(times > 1 for times in ratios)
-    return (
-        f"{race}, ours against {name}: {ratio(geometric_mean(ratios))} times as fast in geometric mean, "
-        f"{ratio(min(ratios))} to {ratio(max(ratios))}; ahead in {ahead} of {len(ratios)}"
-    )
 
 
 def versions(rows: Iterable[Row]) -> dict[str, str]:
