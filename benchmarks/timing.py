@@ -50,7 +50,8 @@ def compare(
     """Times programs for at most about `seconds` each.
 
     Every program first runs alone: one call that doesn't count, then for a block. Then all take turns, a block
-    each, in another order every round, so that nobody always follows the same neighbour.
+    each, in another order every round, so that nobody always follows the same neighbour. A program so slow that the
+    least number of rounds takes all its seconds runs alone for one call.
 
     Raises:
       Failed: a program raised.
@@ -65,9 +66,13 @@ def compare(
     calls, alone, samples = {}, {}, {}
     for name in programs:
         block(name, 1)
-        first = block(name, 3)
-        calls[name] = max(1, round(BLOCK_SECONDS / float(np.median(first))))
-        alone[name] = float(np.median(block(name, max(3, calls[name]))))
+        first = block(name, 1)
+        calls[name] = 1
+        if LEAST_ROUNDS * first[0] < seconds:
+            first = [*first, *block(name, 2)]
+            calls[name] = max(1, round(BLOCK_SECONDS / float(np.median(first))))
+            first = block(name, max(3, calls[name]))
+        alone[name] = float(np.median(first))
         samples[name] = list[float]()
     order, shuffle = list(programs), random.Random(0).shuffle
     end = time.perf_counter() + seconds * len(order)

@@ -179,7 +179,7 @@ class TorchProgram:
 CONTESTANT = PyTorch()
 
 
-def matmul_seconds(size: int, dtype: str, least: float) -> float:
+def matmul_seconds(least: float, dtype: str, size: int) -> float:
     """The least seconds of one product of two square matrices, tried for `least` seconds: PyTorch's limit."""
     where = device()
     a, b = (torch.randn(size, size, device=where).to(getattr(torch, dtype)) for _ in range(2))

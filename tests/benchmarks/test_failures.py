@@ -134,7 +134,7 @@ def test_contestant_that_raises_leaves_a_row_while_others_are_timed(
 def test_contestant_that_raises_in_the_rounds_leaves_times_of_the_others_alone(
     out: pathlib.Path, stub: Callable[..., Stub]
 ) -> None:
-    # Behind the warm-up, in the second round; all others begin again, so that no one's time is of two settings.
+    # Behind the warm-up, in the third round; all others begin again, so that no one's time is of two settings.
     stub("fused", time=raising(MemoryError("no more"), calls=5))
     stub("scan")
     _, (scan, fused) = measure(out, entry("scan", "fused"))

@@ -19,17 +19,29 @@ def test_measured_limits_are_rates() -> None:
     assert all(0 < rate < 1e18 for rate in (*found.matmul.values(), *found.copy.values()))
 
 
-@pytest.mark.parametrize(("seconds", "rate"), [(1e-30, 2 * 16**3 / 1e-30), (1e30, None)])
-@pytest.mark.usefixtures("small_limits")
-def test_limit_of_matmuls_is_that_of_the_better_library(seconds: float, rate: float | None) -> None:
+def asked_of(seconds: float) -> tuple[list[tuple[Any, ...]], float]:
+    """What another library is asked whose products take so long, and the limit that comes of it."""
     asked: list[tuple[Any, ...]] = []
     other: Any = types.SimpleNamespace(ask=lambda *arguments: asked.append(arguments) or seconds)
-    found = limits.measure(["float32"], other).matmul["float32"]
-    assert asked == [("module", "matmul_seconds", size, "float32", 0.0) for size in (8, 16)]
-    if rate is None:
-        assert 1.0 < found < 1e18
-    else:
-        assert found == pytest.approx(rate)
+    return asked, limits.measure(["float32"], other).matmul["float32"]
+
+
+@pytest.mark.usefixtures("small_limits")
+def test_limit_of_matmuls_is_that_of_the_better_library() -> None:
+    asked, found = asked_of(1e-30)
+    assert asked == [("module", "matmul_seconds", limits.SECONDS, "float32", size) for size in (8, 16)]
+    assert found == pytest.approx(2 * 16**3 / 1e-30)
+    _, found = asked_of(1e30)
+    assert 1.0 < found < 1e18
+
+
+@pytest.mark.usefixtures("small_limits")
+def test_large_matmuls_are_left_out_where_small_ones_take_long() -> None:
+    # A product of twice the size is eight times the work.
+    asked, _ = asked_of(limits.SECONDS / 8.1)
+    assert [size for *_, size in asked] == [8, 16]
+    asked, _ = asked_of(limits.SECONDS / 7.9)
+    assert [size for *_, size in asked] == [8]
 
 
 def test_floor_is_of_the_matmuls_or_of_the_memory() -> None:

@@ -11,8 +11,8 @@ import pytest
 from benchmarks import timing
 from benchmarks.timing import BLOCK_SECONDS, LEAST_ROUNDS, Failed, Measured, compare
 
-# Calls before the rounds, each a block: one that doesn't count, some for the size of a block, one block alone.
-WARM_UP = 3
+# Blocks before the rounds: one call that doesn't count, three in two blocks for the size of a block, one block alone.
+WARM_UP = 4
 # Of invented seconds: some thousand rounds.
 FAR = 60.0
 
@@ -89,7 +89,7 @@ def test_compare_warms_up_each_program_alone_before_the_rounds(clock: Clock) -> 
     group = Group(clock, a=0.01, b=0.01)
     group.compare()
     assert [(name, len(taken)) for name, taken in group.warm_up()] == [
-        ("a", 1), ("a", 3), ("a", 3), ("b", 1), ("b", 3), ("b", 3),
+        ("a", 1), ("a", 1), ("a", 2), ("a", 3), ("b", 1), ("b", 1), ("b", 2), ("b", 3),
     ]  # fmt: skip
 
 
@@ -111,16 +111,16 @@ def test_block_lasts_about_block_seconds(clock: Clock, seconds: float, calls: in
     group = Group(clock, a=seconds, other=0.01)
     group.compare()
     # What runs alone has at least three calls, so that it has a median.
-    assert group.sizes("a")[:WARM_UP] == [1, 3, max(3, calls)]
+    assert group.sizes("a")[:WARM_UP] == [1, 1, 2, max(3, calls)]
     assert set(group.sizes("a")[WARM_UP:]) == {calls}
 
 
 def test_block_size_follows_from_the_median_of_three_calls_behind_the_first(clock: Clock) -> None:
     short = BLOCK_SECONDS / 8
     # The first call compiles, one of the three is disturbed.
-    group = Group(clock, a=itertools.chain([70.0, short, 50.0, short], itertools.repeat(BLOCK_SECONDS)))
+    group = Group(clock, a=itertools.chain([70.0, short, 5.0, short], itertools.repeat(BLOCK_SECONDS)))
     group.compare()
-    assert set(group.sizes("a")[2:]) == {8}
+    assert set(group.sizes("a")[3:]) == {8}
 
 
 def test_measured_is_of_exactly_the_rounds(clock: Clock) -> None:
@@ -138,6 +138,17 @@ def test_measured_is_of_exactly_the_rounds(clock: Clock) -> None:
         assert measured.n == len(taken) == 3 * len(group.rounds())
         assert (measured.q25_s, measured.median_s, measured.q75_s) == pytest.approx((low, middle, high), rel=1e-12)
         assert max(taken) < 1.0
+
+
+@pytest.mark.parametrize(("seconds", "slow"), [(1.1, False), (0.9, True)])
+def test_program_that_is_slow_runs_alone_but_once(clock: Clock, seconds: float, slow: bool) -> None:
+    group = Group(clock, a=itertools.chain([9.0, 0.2], itertools.repeat(0.3)), b=0.01)
+    found = group.compare(seconds)
+    # The first call, which doesn't count, and another.
+    alone = [1, 1] if slow else [1, 1, 2, 3]
+    assert group.sizes("a") == [*alone, *[1] * found["a"].n]
+    assert found["a"].n >= LEAST_ROUNDS
+    assert found["a"].alone_s == (0.2 if slow else 0.3)
 
 
 def test_alone_is_the_median_of_the_block_before_the_rounds(clock: Clock) -> None:
@@ -175,8 +186,8 @@ def test_compare_goes_on_while_one_median_is_unknown(clock: Clock) -> None:
 
 def test_compare_never_stops_before_the_least_rounds(clock: Clock) -> None:
     group = Group(clock, a=unsteady(BLOCK_SECONDS), b=unsteady(BLOCK_SECONDS))
-    group.compare(seconds=1e-6)
-    assert len(group.rounds()) == LEAST_ROUNDS
+    found = group.compare(seconds=1e-6)
+    assert found["a"].n == found["b"].n == LEAST_ROUNDS
 
 
 def test_compare_stops_when_the_seconds_of_all_programs_are_over(clock: Clock) -> None:

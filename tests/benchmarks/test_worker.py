@@ -170,7 +170,7 @@ def test_pytorch_is_timed(pytorch: Remote) -> None:
     seconds = pytorch.build(job(), draw(job(), 2)).time(4)
     assert len(seconds) == 4
     assert all(0 < second < 60 for second in seconds)
-    assert pytorch.ask("module", "matmul_seconds", 8, "float32", 1) > 0
+    assert pytorch.ask("module", "matmul_seconds", 0.0, "float32", 8) > 0
 
 
 @needs_torch
@@ -201,6 +201,6 @@ def test_pytorch_is_timed_on_the_kind_of_device_of_the_run_or_not_at_all(platfor
         with pytest.raises(Refused, match=f"this PyTorch sees no {platform}"):
             other.build(job(), draw(job(), 1))
         with pytest.raises(Refused, match=f"this PyTorch sees no {platform}"):
-            other.ask("module", "matmul_seconds", 8, "float32", 0.0)
+            other.ask("module", "matmul_seconds", 0.0, "float32", 8)
     finally:
         other.close()
