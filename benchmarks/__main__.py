@@ -84,8 +84,8 @@ def parser() -> argparse.ArgumentParser:
     take("--dtype", type=one_of(DTYPES), help=f"these in place of the suite's: {', '.join(DTYPES)}")
     take("--mode", type=one_of(MODES), help=f"only these modes of the suite: {', '.join(MODES)}")
     take("--peer", type=one_of((*PEERS, "none")), help=f"these in place of the suite's: {', '.join(PEERS)}; none: none")
-    run.add_argument("--seconds", type=positive, help="of timing, at most, for each contestant of each job")
-    run.add_argument("--minutes", type=positive, help="begin no further job behind so many minutes")
+    run.add_argument("--seconds", type=positive, help="of timing for each contestant of a job; of five calls at least")
+    run.add_argument("--minutes", type=positive, help="begin no job behind so many minutes, but for the first")
     run.add_argument(
         "--out", type=pathlib.Path, metavar="FILE.jsonl",
         help="rows are added at its end (default: runs/benchmarks/<date>-<suite>.jsonl)",
@@ -157,7 +157,8 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         outcome = Run(arguments.suite, chosen, arguments.seconds or suite.seconds, minutes).measure(out)
     except KeyboardInterrupt:
-        print(f"\nStopped. The rows of all finished jobs are in {out}", file=sys.stderr)
+        kept = f"The rows of all finished jobs are in {out}" if out.stat().st_size else "No job was finished."
+        print(f"\nStopped. {kept}", file=sys.stderr)
         return 130
     left = f", {outcome.left} jobs left out for want of time" if outcome.left else ""
     print(f"{outcome.written} rows, {outcome.errors} of them without a time{left}.")
@@ -218,10 +219,16 @@ def main() -> int:
     arguments = parser().parse_args()
     commands = {"run": run, "report": report, "list": lambda _: show_list(), "profile": profile}
     try:
-        return commands[arguments.command](arguments)
+        status = commands[arguments.command](arguments)
+        sys.stdout.flush()
+        return status
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # Whoever read the output has seen enough, `head` for one. What is left of it goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 if __name__ == "__main__":

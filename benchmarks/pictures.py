@@ -15,7 +15,7 @@ from benchmarks.cases import SWEEP_B, SWEEP_H, SWEEP_T
 from benchmarks.cells import HEADLINE
 from benchmarks.contestants import PEERS as REGISTERED
 from benchmarks.problem import FORWARD, GRADIENT, STEP, TRAIN
-from benchmarks.rows import BASELINE, Row, case, contestant, measured, middle, newest, ours, throughput
+from benchmarks.rows import BASELINE, Row, case, contestant, is_of, measured, middle, newest, ours, throughput
 from benchmarks.tables import modes
 
 SWEEPS = {"H": SWEEP_H, "B": SWEEP_B, "T": SWEEP_T}
@@ -84,7 +84,7 @@ def styles_of(rows: Sequence[Row]) -> dict[str, Style]:
 
 def sweep(rows: Sequence[Row], letter: str, styles: Mapping[str, Style]) -> Any:
     """Throughput of one mode and dtype against one letter of the shape; None with fewer than two points of it."""
-    points = [row for row in rows if row["case"] in SWEEPS[letter] or middle(row)]
+    points = [row for row in rows if is_of(row, SWEEPS[letter].values()) or middle(row)]
     cells = _cells(points)
     sizes = sorted({row[letter] for row in points if row["cell"] in cells})
     if len(sizes) < 2:
@@ -113,9 +113,9 @@ def bars(rows: Sequence[Row], styles: Mapping[str, Style]) -> Any:
     Sweeps are drawn as lines, so of their cases only the middle is taken, and all of them if there is nothing else.
     """
     cells = _cells(rows)
-    swept = {name for sizes in SWEEPS.values() for name in sizes}
+    swept = [shape for sizes in SWEEPS.values() for shape in sizes.values()]
     shown = [row for row in rows if row["cell"] in cells]
-    chosen = [row for row in shown if row["case"] not in swept or middle(row)] or shown
+    chosen = [row for row in shown if not is_of(row, swept) or middle(row)] or shown
     places: dict[Any, list[Row]] = {}
     for row in chosen:
         places.setdefault((row["case"], case(row)), []).append(row)

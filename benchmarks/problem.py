@@ -152,7 +152,8 @@ def error(answer: Answer, truth: Answer) -> float:
         got = np.asarray(answer[name], np.float64)
         if got.shape != exact.shape:
             raise ValueError(f"answer: expected {name} of shape {list(exact.shape)}, got {list(got.shape)}")
-        differences.append(np.abs(got - exact).max() / np.abs(exact).max())
+        # Where all of an array is 0, so that nothing is relative to it, the difference itself counts.
+        differences.append(np.abs(got - exact).max() / (np.abs(exact).max() or 1.0))
     # NumPy's maximum hands a NaN on, where Python's would pass it over.
     return float(np.max(differences))
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from benchmarks import against as moves
 from benchmarks import pictures
 from benchmarks.markdown import fill
+from benchmarks.problem import DTYPES, MODES
 from benchmarks.rows import FIELDS, Row, measured, read
 from benchmarks.tables import against_each, comparison, headline, memory, modes, overview
 from benchmarks.words import left_out, summary
@@ -35,7 +36,7 @@ def show(
         moved = moves.render(moves.compare(load(against), everything))
         text = f"## against {against.name}\n\n{moved}\n\n{text}"
     text = f"{remark}\n\n{text}" if remark else text
-    print(text)
+    filled = None if into is None else _filled(into, tables(rows))
 
     folder = pictures_dir or (path.with_suffix("") if path.suffix else path.with_name(f"{path.name}-report"))
     try:
@@ -45,13 +46,25 @@ def show(
         _write(report, f"# {path.name}\n\n{text}\n{links}")
     except OSError as error:
         raise ValueError(f"can't write the report: {error}") from None
-    print("\nwritten:", *drawn, report, sep="\n  ")
+    written = [*drawn, report]
+    if into is not None and filled is not None:
+        _write(into, filled)
+        written.append(into)
+    print(text, "\nwritten:", *(f"  {file}" for file in written), sep="\n")
 
-    if into is not None:
-        if not into.is_file():
-            raise ValueError(f"expected a Markdown file, found no {into}")
-        _write(into, fill(into.read_text(), tables(rows)))
-        print(f"  {into}")
+
+def _filled(path: pathlib.Path, found: dict[str, str]) -> str:
+    """The text of a Markdown file with its tables renewed."""
+    try:
+        text = path.read_text()
+        filled = fill(text, found)
+    except OSError:
+        raise ValueError(f"--into: expected a Markdown file, found no {path}") from None
+    except ValueError as error:
+        raise ValueError(f"--into: {path}: {error}") from None
+    if "<!-- table " not in text:
+        raise ValueError(f"--into: {path}: expected marks such as <!-- table overview -->, found none")
+    return filled
 
 
 def tables(rows: Iterable[Row]) -> dict[str, str]:
@@ -76,11 +89,17 @@ def load(path: pathlib.Path) -> list[Row]:
     """
     if not path.is_file():
         raise ValueError(f"expected a file of rows, found no {path}")
-    rows = read(path)
+    try:
+        rows = read(path)
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: expected a file of rows, got one that is not text") from None
     for row in rows:
         missing = [name for name in FIELDS if not isinstance(row, dict) or name not in row]
         if missing:
             raise ValueError(f"{path}: expected rows as `run` writes them, found one without {missing[0]}")
+        for name, known in (("mode", MODES), ("dtype", DTYPES)):
+            if row[name] not in known:
+                raise ValueError(f"{path}: expected {name} to be one of {', '.join(known)}, got {row[name]!r}")
     if not any(map(measured, rows)):
         why = f"; the last one says: {rows[-1]['error']}" if rows else ""
         raise ValueError(f"{path}: none of its {len(rows)} rows holds a time{why}")

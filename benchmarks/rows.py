@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.cases import MIDDLE, Case
 from benchmarks.problem import STEP
+from benchmarks.timing import half_width
 
 Row = dict[str, Any]
 # What a row holds, in this order; README.md says what it means.
@@ -60,8 +61,8 @@ def case(row: Row) -> Case:
 
 
 def key(row: Row) -> tuple[Any, ...]:
-    """What two measurements must share to be the same one, repeated."""
-    return (row["mode"], row["cell"], row["case"], case(row), row["dtype"], row["device"], contestant(row))
+    """What two measurements must share to be the same one, repeated: the shape, whatever the case is called."""
+    return (row["mode"], row["cell"], case(row), row["dtype"], row["device"], contestant(row))
 
 
 def newest(rows: Iterable[Row]) -> list[Row]:
@@ -84,10 +85,14 @@ def job(row: Row) -> tuple[Any, ...]:
     return key(row)[:-1]
 
 
+def is_of(row: Row, shapes: Iterable[Case]) -> bool:
+    """Whether this is one of these shapes; of them a single step leaves only T out."""
+    return any(case(row) == (shape._replace(T=1) if row["mode"] == STEP else shape) for shape in shapes)
+
+
 def middle(row: Row) -> bool:
-    """Whether this is the shape that all sweeps share; of it a single step leaves only T out."""
-    found = case(row)
-    return found == (MIDDLE._replace(T=1) if row["mode"] == STEP else MIDDLE)
+    """Whether this is the shape that all sweeps share."""
+    return is_of(row, [MIDDLE])
 
 
 def throughput(row: Row) -> float:
@@ -98,3 +103,8 @@ def throughput(row: Row) -> float:
 def spread(row: Row) -> float:
     """The distance between the quartiles, over the median."""
     return float((row["q75_s"] - row["q25_s"]) / row["median_s"])
+
+
+def uncertainty(row: Row) -> float:
+    """The half-width of the median's 95 % interval, over the median."""
+    return half_width(row["q25_s"], row["q75_s"], row["n"]) / float(row["median_s"])

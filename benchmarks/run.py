@@ -66,8 +66,8 @@ class Run:
             with tqdm.tqdm(total=len(self.entries), unit="job", leave=False, disable=None) as bar:
                 for number, entry in enumerate(self.entries):
                     begun = time.monotonic()
-                    # The next job may take as long as the longest did.
-                    if self.deadline is not None and begun + longest > self.deadline:
+                    # The next job may take as long as the longest did; the first one is always run.
+                    if number and self.deadline is not None and begun + longest > self.deadline:
                         return Outcome(written, errors, self.failed, len(self.entries) - number)
                     bar.set_description(str(entry.job))
                     new = self._job(entry, found, bar.refresh)

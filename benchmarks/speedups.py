@@ -13,7 +13,7 @@ class Standing(NamedTuple):
     """One job.
 
     Attributes:
-      best: the row of the fastest of ours.
+      best: the row of the fastest of ours; of the baseline where no other kernel can do the job.
       others: the rows of the baseline and of the peers, by name.
     """
 
@@ -43,8 +43,8 @@ def standings(rows: Iterable[Row]) -> list[Standing]:
         jobs.setdefault(job(row), []).append(row)
     found = []
     for done in jobs.values():
-        mine = [row for row in done if ours(row)]
-        others = {contestant(row): row for row in done if not ours(row)}
+        mine = [row for row in done if ours(row)] or [row for row in done if row["implementation"] == BASELINE]
+        others = {contestant(row): row for row in done if not ours(row) and row not in mine}
         if mine and others:
             found.append(Standing(min(mine, key=lambda row: row["median_s"]), others))
     return sorted(found, key=lambda standing: (cell_order(standing.best), DTYPES.index(standing.best["dtype"])))

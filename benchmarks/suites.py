@@ -145,7 +145,7 @@ def entries(
     Raises:
       ValueError: a case is unknown.
     """
-    found: dict[Job, Entry] = {}
+    found: dict[tuple[Any, ...], Entry] = {}
     for block in suite.blocks:
         others = tuple(peers if peers is not None else suite.peers if block.peers is None else block.peers)
         axes = (
@@ -161,7 +161,9 @@ def entries(
             ours = tuple(name for name in asked if (name == STEP_ALONE) == (mode == STEP))
             if ours:
                 job = Job(cell, case, find(case), dtype, mode)
-                before = found.get(job, Entry(job, (), ()))
+                # Cases of one shape are one job, by the name that comes first.
+                same = (cell, job.shape, dtype, mode)
+                before = found.get(same, Entry(job, (), ()))
                 unite = lambda old, new: tuple(dict.fromkeys((*old, *new)))
-                found[job] = Entry(job, unite(before.implementations, ours), unite(before.peers, others))
+                found[same] = Entry(before.job, unite(before.implementations, ours), unite(before.peers, others))
     return list(found.values())

@@ -1,7 +1,7 @@
 """The tables of a run: who did what in which time, and how many times as fast ours is."""
 
 import collections
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,17 +60,22 @@ def overview(rows: Iterable[Row]) -> str:
     names = rivals(found)
     lines = []
     for (mode, dtype, cell), chosen in _races(found, "mode", "dtype", "cell").items():
-        means = [geometric_mean([standing.over(name) for standing in chosen]) for name in names]
-        fastest = geometric_mean([standing.over_fastest_peer() for standing in chosen])
-        memory = geometric_mean([standing.memory() for standing in chosen])
-        lines.append([mode, dtype, cell, str(len(chosen)), *map(ratio, (*means, fastest, memory))])
+        columns = [[standing.over(name) for standing in chosen] for name in names]
+        columns += [[standing.over_fastest_peer() for standing in chosen], [standing.memory() for standing in chosen]]
+        lines.append([mode, dtype, cell, str(len(chosen)), *(_mean(column) for column in columns)])
     if not lines:
         return ""
     title = (
-        "How many times as fast as each of the others our fastest kernel is, in geometric mean over the cases (below 1 "
-        f"it is slower); and its temporary memory over that of {BASELINE}"
+        "How many times as fast as each of the others our fastest kernel is, in geometric mean over the cases, or over "
+        f"so many of them; below 1 it is slower. The last column is its temporary memory over that of {BASELINE}"
     )
     return f"{title}:\n\n{grid(('mode', 'dtype', 'cell', 'cases', *names, 'fastest peer', 'memory'), lines, 3)}"
+
+
+def _mean(ratios: Sequence[float | None]) -> str:
+    """The geometric mean; where it is of some cases only, with their number behind it."""
+    known = sum(each is not None for each in ratios)
+    return ratio(geometric_mean(ratios)) + (f" of {known}" if 0 < known < len(ratios) else "")
 
 
 def against_each(rows: Iterable[Row]) -> str:

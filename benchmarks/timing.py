@@ -13,10 +13,8 @@ from benchmarks.contestants.base import Program
 # A block lasts about so long: enough for the clock, for caches to be a program's own and for threads to be awake.
 BLOCK_SECONDS = 0.03
 LEAST_ROUNDS = 5
-# The median is known well enough when the half-width of its 95 % interval is below this share of it. For calls that
-# scatter normally, 1.96 standard errors of a median are 1.82 interquartile ranges over the root of their number.
+# The median is known well enough when the half-width of its 95 % interval is below this share of it.
 PRECISION = 0.01
-HALF_WIDTH = 1.82
 
 
 class Failed(Exception):
@@ -96,9 +94,18 @@ def _known(samples: Mapping[str, list[float]]) -> bool:
     """Whether every median is known to within `PRECISION`, by its 95 % interval."""
     for taken in samples.values():
         low, middle, high = np.percentile(taken, [25, 50, 75])
-        if len(taken) < 20 or HALF_WIDTH * (high - low) / len(taken) ** 0.5 > PRECISION * middle:
+        if len(taken) < 20 or half_width(low, high, len(taken)) > PRECISION * middle:
             return False
     return True
+
+
+def half_width(low: float, high: float, count: int) -> float:
+    """Half of the 95 % interval of a median, from the quartiles of so many calls.
+
+    For calls that scatter normally and independently, 1.96 standard errors of a median are 1.82 interquartile ranges
+    over the root of their number.
+    """
+    return float(1.82 * (high - low) / count**0.5)
 
 
 def _measured(taken: list[float], alone: float) -> Measured:

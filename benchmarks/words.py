@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.markdown import digits
-from benchmarks.rows import Row, contestant, job, measured, newest, spread
+from benchmarks.markdown import digits, ratio
+from benchmarks.rows import Row, contestant, job, measured, newest, spread, uncertainty
+from benchmarks.speedups import geometric_mean
 
 # A median so much longer than the same call's alone: the contestants it took turns with got into its way.
 SLOWED = 1.5
@@ -20,7 +21,7 @@ def summary(rows: Iterable[Row]) -> str:
     last = max(found, key=lambda row: row["date"])
     packages = ", ".join(map(" ".join, versions(found).items()))
     measurements = f"Commit {last['commit']}, {last['date'][:10]}, {len(found)} measurements."
-    lines = [f"{last['device']}; {packages}. {measurements}", limits(found), stability(found)]
+    lines = [f"{last['device']}; {packages}. {measurements}", limits(found), stability(found), turns(found)]
     return "\n".join(f"- {line}" for line in lines)
 
 
@@ -47,12 +48,28 @@ def limits(rows: Iterable[Row]) -> str:
 
 
 def stability(rows: Iterable[Row]) -> str:
-    """How far the calls of one measurement lie apart."""
-    widths = [100 * spread(row) for row in newest(rows) if measured(row)]
-    middle, high = np.percentile(widths, [50, 90])
+    """How far the calls of one measurement lie apart, and how well their median is known."""
+    found = [row for row in newest(rows) if measured(row)]
+    apart, known = (
+        [digits(100 * float(share), 2) for share in np.percentile([of(row) for row in found], [50, 90])]
+        for of in (spread, uncertainty)
+    )
     return (
-        f"The middle half of a measurement's calls spreads over {digits(float(middle), 2)} % of the median typically, "
-        f"over {digits(float(high), 2)} % at the 90th percentile of {len(widths)} measurements."
+        f"The middle half of a measurement's calls spreads over {apart[0]} % of the median typically, over "
+        f"{apart[1]} % at the 90th percentile of {len(found)} measurements; the median's 95 % interval reaches "
+        f"{known[0]} % to either side typically, {known[1]} % at the 90th percentile."
+    )
+
+
+def turns(rows: Iterable[Row]) -> str:
+    """By how much taking turns made each contestant's calls longer than they had been alone."""
+    known = [row for row in newest(rows) if measured(row) and row["alone_s"]]
+    said = [
+        f"{who} {ratio(geometric_mean([row['median_s'] / row['alone_s'] for row in group]))}"
+        for (who,), group in _grouped(known, lambda row: (contestant(row),)).items()
+    ]
+    return (
+        f"A call took so many times as long in turns as alone, in geometric mean: {', '.join(said) or 'not measured'}."
     )
 
 

@@ -33,10 +33,9 @@ def layer(options: dict[str, Any], job: Job, problem: Problem) -> Layer:
         raise Refused(f"mode {STEP} is measured as {STEP_ALONE}, the other modes as kernels: no kernel changes a step")
     if job.mode == FORWARD and "checkpoint_every" in options:
         raise Refused("forward alone stores nothing, so there is nothing to compute again")
-    try:
-        rj.explain(cell, params, jnp.asarray(problem.xs), **options)
-    except NotImplementedError as error:
-        raise Refused(str(error)) from None
+    for kernel, reason in rj.explain(cell, params, jnp.asarray(problem.xs)).verdicts:
+        if kernel == options.get("implementation") and reason is not None:
+            raise Refused(reason)
     return Layer(
         params=params,
         apply=lambda params, xs, carry: rj.unroll(cell, params, xs, carry, **options),

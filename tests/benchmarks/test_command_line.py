@@ -101,6 +101,17 @@ def test_mistake_is_answered_in_a_line(capsys: pytest.CaptureFixture[str], words
     assert re.fullmatch(rf"python -m benchmarks[ a-z]*: error: {message}", said.err.splitlines()[-1])
 
 
+def test_reader_that_has_seen_enough_is_no_error() -> None:
+    listing = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks", "list"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert listing.stdout is not None
+    # Before the first line is written.
+    listing.stdout.close()
+    _, complaints = listing.communicate(timeout=60)
+    assert (listing.returncode, complaints) == (0, b"")
+
+
 def test_mistake_is_answered_before_jax_is_loaded() -> None:
     code = "import sys; from benchmarks.__main__ import parser; parser(); sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -134,6 +134,9 @@ def test_run_that_is_interrupted_says_where_its_rows_are(
 ) -> None:
     fake.outcome = KeyboardInterrupt()
     assert command("run", "--out", "here.jsonl") == 130
+    assert capsys.readouterr().err == "\nStopped. No job was finished.\n"
+    pathlib.Path("here.jsonl").write_text("{}\n")
+    assert command("run", "--out", "here.jsonl") == 130
     assert capsys.readouterr().err == "\nStopped. The rows of all finished jobs are in here.jsonl\n"
 
 

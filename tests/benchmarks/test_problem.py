@@ -233,6 +233,12 @@ def test_error_is_relative_to_the_largest_value_of_the_array(
     assert problem.error(answer, truth()) == pytest.approx(error)
 
 
+def test_error_of_an_array_of_zeros_is_absolute() -> None:
+    zeros = {"ys": np.zeros((2, 3))}
+    assert problem.error(zeros, zeros) == 0.0
+    assert problem.error({"ys": np.full((2, 3), -0.5)}, zeros) == 0.5
+
+
 @pytest.mark.parametrize("order", [("ys", "h"), ("h", "ys")])
 def test_error_is_the_worst_of_all_arrays(order: tuple[str, str]) -> None:
     answer = truth()

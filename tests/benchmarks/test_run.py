@@ -123,7 +123,7 @@ def test_processes_end_with_the_run(
         os.kill(process, 0)
 
 
-@pytest.mark.parametrize(("minutes", "done"), [(None, 5), (100.0, 5), (1.5, 2), (0.01, 1)])
+@pytest.mark.parametrize(("minutes", "done"), [(None, 5), (100.0, 5), (1.5, 2), (0.01, 1), (1e-9, 1)])
 def test_deadline_leaves_jobs_out_and_counts_them(
     out: pathlib.Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -144,6 +144,15 @@ def test_case_of_ones_own_has_its_shape() -> None:
     assert {entry.job.case for entry in found} == {Case(2, 3, 4, 5)}
 
 
+def test_cases_of_one_shape_are_one_job_by_the_first_name() -> None:
+    block = Block((GRADIENT,), ("tiny", "T=7,B=3,D=5,H=11"), ("RNN",))
+    (found,) = entries(Suite("one shape, two names", (block,)))
+    assert found.job.case_name == "tiny"
+    # Of a single step T is not part of the shape.
+    step = Block((STEP,), ("tiny", "T=9,B=3,D=5,H=11"), ("RNN",), implementations=("cell.step",))
+    assert len(entries(Suite("one step, two names", (step,)))) == 1
+
+
 def test_unknown_case_is_refused() -> None:
     with pytest.raises(ValueError, match=r"expected one of .*, got 'tinny'"):
         entries(SUITE, cases=("tinny",))
