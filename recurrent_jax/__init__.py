@@ -14,6 +14,7 @@ from recurrent_jax.cells import (
 )
 from recurrent_jax.check_cell import CellReport, check_cell
 from recurrent_jax.kernels import Explanation
+from recurrent_jax.layers import Bidirectional, BidirectionalCarry, BidirectionalParams, Stack
 from recurrent_jax.unroll import explain, unroll
 
 __version__ = "0.1.0"
@@ -22,6 +23,9 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "Bidirectional",
+    "BidirectionalCarry",
+    "BidirectionalParams",
     "Cell",
     "CellReport",
     "Explanation",
@@ -31,6 +35,7 @@ __all__ = [
     "PointwiseCell",
     "RNNCarry",
     "RNNParams",
+    "Stack",
     "check_cell",
     "explain",
     "unroll",

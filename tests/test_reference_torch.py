@@ -130,3 +130,47 @@ def test_ragged_rows_equal_packed_sequences_of_torch(kernel: str, name: str) -> 
     final, got = rj.unroll(cell, params, xs, carry, lengths=lengths, implementation=kernel)
     cases.assert_close(got, ours([ys])[0], FIRST)
     cases.assert_close([leaf[None] for leaf in final], ours(last if name == "lstm" else [last]), FIRST)
+
+
+def in_our_layout(name: str, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any) -> Any:
+    """The parameters of one direction of one layer."""
+    if name == "lstm":
+        return rj.LSTMParams(w_ih.T, w_hh.T, b_ih + b_hh)
+    return rj.GRUParams(w_ih.T, w_hh.T, b_ih + b_hh.at[2 * UNITS :].set(0), b_hh[2 * UNITS :])
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru_after"])
+def test_layers_equal_torch(name: str) -> None:
+    # Two layers, each in both directions, over ragged rows, with states and all gradients.
+    cell, family, attributes = CELLS[name]
+    reference = Torch(name)
+    rng = np.random.default_rng(1)
+    tensor = lambda *shape: torch.tensor(rng.standard_normal(shape), requires_grad=True)
+    module = getattr(torch.nn, family)(
+        FEATURES, UNITS, num_layers=2, bidirectional=True, **attributes, dtype=torch.float64
+    )
+    states = [tensor(4, ROWS, UNITS) for _ in reference.states]
+    lengths = np.array([STEPS, 3, 1])
+    packed = torch.nn.utils.rnn.pack_padded_sequence(reference.xs, torch.tensor(lengths))
+    ys, last = module(packed, tuple(states) if name == "lstm" else states[0])
+    ys, _ = torch.nn.utils.rnn.pad_packed_sequence(ys, total_length=STEPS)
+    outputs = [ys, *(last if name == "lstm" else (last,))]
+    inputs = [*module.parameters(), reference.xs, *states]
+    gradients = torch.autograd.grad(sum(torch.sin(out).sum() for out in outputs), inputs)
+
+    stack = rj.Stack([rj.Bidirectional(cell), rj.Bidirectional(cell)])
+    kind = rj.LSTMCarry if name == "lstm" else rj.RNNCarry
+
+    def run(inputs: list[Any]) -> list[Any]:
+        weights, xs, states = inputs[:16], inputs[16], inputs[17:]
+        each = [in_our_layout(name, *weights[start : start + 4]) for start in range(0, 16, 4)]
+        params = tuple(rj.BidirectionalParams(*each[start : start + 2]) for start in (0, 2))
+        at = lambda number: kind(*(state[number] for state in states))
+        carry = tuple(rj.BidirectionalCarry(at(start), at(start + 1)) for start in (0, 2))
+        last, ys = stack.apply(params, xs, carry, lengths=lengths)
+        directions = [direction for layer in last for direction in layer]
+        return [ys, *(jnp.stack(leaves) for leaves in zip(*directions, strict=True))]
+
+    cases.assert_close(run(ours(inputs)), ours(outputs), FIRST)
+    loss = lambda inputs: sum(jnp.sum(jnp.sin(out)) for out in run(inputs))
+    cases.assert_close(jax.jit(jax.grad(loss))(ours(inputs)), ours(gradients), FIRST)
