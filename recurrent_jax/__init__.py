@@ -1,5 +1,6 @@
 """Recurrent networks in JAX: cells as pure functions, and kernels that unroll them."""
 
+from recurrent_jax.attention import Attention, AttentionParams, AttentiveCarry, AttentiveCell, AttentiveParams, Memory
 from recurrent_jax.cells import (
     GRU,
     LSTM,
@@ -23,6 +24,11 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "Attention",
+    "AttentionParams",
+    "AttentiveCarry",
+    "AttentiveCell",
+    "AttentiveParams",
     "Bidirectional",
     "BidirectionalCarry",
     "BidirectionalParams",
@@ -32,6 +38,7 @@ __all__ = [
     "GRUParams",
     "LSTMCarry",
     "LSTMParams",
+    "Memory",
     "PointwiseCell",
     "RNNCarry",
     "RNNParams",

@@ -21,14 +21,9 @@ def check_cell_methods(cell: Any) -> None:
 
 def check_inputs(cell: Any, params: Any, xs: Any) -> Array:
     """Returns `xs` as a floating array `[T, ..., D]` whose D fits the parameters."""
-    if not hasattr(xs, "dtype") or not hasattr(xs, "shape"):
-        raise TypeError(f"xs: expected an array [T, ..., D], got {type(xs).__name__}")
-    if not jnp.issubdtype(xs.dtype, jnp.floating):
-        raise TypeError(f"xs: expected a floating dtype, got {xs.dtype}; one-hot encode or embed integers first")
-    if len(xs.shape) < 2:
-        raise ValueError(f"xs: expected [T, ..., D], got {list(xs.shape)}")
+    xs = check_array("xs", xs, "[T, ..., D]")
     if not isinstance(cell, PointwiseCell):
-        return jnp.asarray(xs)
+        return xs
     try:
         size = cell.in_size(params)
     except (AttributeError, IndexError, TypeError):
@@ -38,7 +33,18 @@ def check_inputs(cell: Any, params: Any, xs: Any) -> Array:
         raise ValueError(f"params: expected {_describe(expected)} as {cell!r}.init returns, got {_describe(params)}")
     if xs.shape[-1] != size:
         raise ValueError(f"xs: expected [T, ..., {size}], got {list(xs.shape)}")
-    return jnp.asarray(xs)
+    return xs
+
+
+def check_array(name: str, value: Any, form: str) -> Array:
+    """Returns `value` as a floating array with at least an axis of time and one of features."""
+    if not hasattr(value, "dtype") or not hasattr(value, "shape"):
+        raise TypeError(f"{name}: expected an array {form}, got {type(value).__name__}")
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise TypeError(f"{name}: expected a floating dtype, got {value.dtype}; one-hot encode or embed integers first")
+    if len(value.shape) < 2:
+        raise ValueError(f"{name}: expected {form}, got {list(value.shape)}")
+    return jnp.asarray(value)
 
 
 def check_carry(cell: Any, params: Any, carry: Any, batch_shape: tuple[int, ...]) -> None:

@@ -212,12 +212,12 @@ class Stack:
         params = []
         for number, (layer, one) in enumerate(zip(self.layers, jax.random.split(key, len(self.layers)), strict=True)):
             params.append(layer.init(one, in_size))
-            out_size = _out_size(layer, params[-1], in_size)
-            if self.residual and number and out_size != in_size:
+            size = out_size(layer, params[-1], in_size)
+            if self.residual and number and size != in_size:
                 raise ValueError(
-                    f"layers: expected layer {number} to put out {in_size} features, since residual, got {out_size}"
+                    f"layers: expected layer {number} to put out {in_size} features, since residual, got {size}"
                 )
-            in_size = out_size
+            in_size = size
         return tuple(params)
 
     def initial_carry(self, params: tuple[Any, ...], batch_shape: tuple[int, ...] = ()) -> tuple[Any, ...]:
@@ -272,25 +272,25 @@ class Stack:
         for number, (layer, p, before, pair) in enumerate(zip(self.layers, params, befores, keys, strict=False)):
             if number and pair is not None:
                 xs = _dropout(pair[0], xs, self.dropout)
-            after, ys, *rest = _run(layer, p, xs, before, None if pair is None else pair[1], options)
+            after, ys, *rest = run_layer(layer, p, xs, before, None if pair is None else pair[1], options)
             results.append((after, *rest))
             xs = ys + xs.astype(ys.dtype) if self.residual and number else ys
         last, *carries = zip(*results, strict=True)
         return last, xs, *carries
 
 
-def _run(layer: Any, params: Any, xs: Array, carry: Any, key: Array | None, options: dict[str, Any]) -> Any:
+def run_layer(layer: Any, params: Any, xs: Array, carry: Any, key: Array | None, options: dict[str, Any]) -> Any:
     """A layer's `apply`, or `unroll` of a cell, which has none."""
     if hasattr(layer, "apply"):
         return layer.apply(params, xs, carry, key=key, **options)
     return unroll(layer, params, xs, carry, **options)
 
 
-def _out_size(layer: Any, params: Any, in_size: int) -> int:
+def out_size(layer: Any, params: Any, in_size: int) -> int:
     """The number of features that a layer puts out, found without computing anything."""
     floats = (leaf.dtype for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.floating))
     xs = jax.ShapeDtypeStruct((1, in_size), next(floats, jnp.dtype(jnp.float32)))
-    ys = jax.eval_shape(lambda p, xs: _run(layer, p, xs, None, None, {})[1], params, xs)
+    ys = jax.eval_shape(lambda p, xs: run_layer(layer, p, xs, None, None, {})[1], params, xs)
     if not hasattr(ys, "shape"):
         raise ValueError(f"layers: expected layers that put out one array, got {layer!r}")
     return int(ys.shape[-1])

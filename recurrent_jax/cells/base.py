@@ -159,9 +159,9 @@ class PointwiseCell:
         size = self.hidden_size
         if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
             raise ValueError(f"hidden_size: expected a positive integer, got {size!r}")
-        object.__setattr__(self, "param_dtype", _floating("param_dtype", self.param_dtype))
+        object.__setattr__(self, "param_dtype", floating("param_dtype", self.param_dtype))
         if self.dtype is not None:
-            object.__setattr__(self, "dtype", _floating("dtype", self.dtype))
+            object.__setattr__(self, "dtype", floating("dtype", self.dtype))
         for name in ("w_x_init", "w_h_init"):
             if not callable(getattr(self, name)):
                 raise ValueError(f"{name}: expected a function (key, shape, dtype), got {getattr(self, name)!r}")
@@ -235,14 +235,14 @@ class PointwiseCell:
 def apply_pointwise(cell: PointwiseCell, params: Any, carry: Any, z: Array, r: Array) -> tuple[Any, Array]:
     """`cell.pointwise` computed in the accumulator's dtype and rounded to the carry's."""
     exact = accumulator(cell.compute_dtype)
-    floating = lambda a: jnp.issubdtype(a.dtype, jnp.floating)
-    up = lambda tree: jax.tree.map(lambda a: a.astype(exact) if floating(a) else a, tree)
+    is_floating = lambda a: jnp.issubdtype(a.dtype, jnp.floating)
+    up = lambda tree: jax.tree.map(lambda a: a.astype(exact) if is_floating(a) else a, tree)
     new, y = cell.pointwise(up(params), up(carry), up(z), up(r))
     new = jax.tree.map(lambda value, old: value.astype(old.dtype), new, carry)
     return new, jax.tree.map(lambda value: value.astype(cell.compute_dtype), y)
 
 
-def _floating(name: str, dtype: Any) -> str:
+def floating(name: str, dtype: Any) -> str:
     """The name of the dtype, which prints and compares well, or an error that names the argument."""
     try:
         result = jnp.dtype(dtype).name if dtype is not None else None
