@@ -1,5 +1,6 @@
 """Recurrent networks in JAX: cells as pure functions, and kernels that unroll them."""
 
+from recurrent_jax import decode
 from recurrent_jax.attention import Attention, AttentionParams, AttentiveCarry, AttentiveCell, AttentiveParams, Memory
 from recurrent_jax.cells import (
     GRU,
@@ -44,6 +45,7 @@ __all__ = [
     "RNNParams",
     "Stack",
     "check_cell",
+    "decode",
     "explain",
     "unroll",
 ]

@@ -349,7 +349,6 @@ class AttentiveCell:
         """
         if self.input_feeding or options.get("return_carries"):
             return unroll(self, params, xs, carry, **options)
-        _memory(params)
         last, queries = run_layer(self.cell, params.cell, xs, carry and carry.cell, key, options)
         mask = arguments.mask_from(options.get("lengths"), options.get("mask"), xs.shape[:-1])
         if mask is None:

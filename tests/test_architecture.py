@@ -22,6 +22,7 @@ FLOORS = {
     "recurrent_jax.check_cell": 4,
     "recurrent_jax.layers": 4,
     "recurrent_jax.attention": 4,
+    "recurrent_jax.decode": 4,
 }
 TOP = 5
 FILES = {

@@ -24,6 +24,8 @@ class Train:
     config: Config
     preset: Preset = "demo"
     """What all options below default to."""
+    seeds: int = 1
+    """Train so many models, with --seed and the seeds behind it, and show mean and spread."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,30 +62,27 @@ class Sample:
 
 def _train(arguments: Train) -> None:
     from experiments.char_lm.train import train
+    from experiments.common.sweep import sweep
 
-    train(arguments.config, arguments.workdir)
+    sweep(train, arguments.config, arguments.workdir, arguments.seeds)
 
 
 def _restore(workdir: pathlib.Path) -> tuple[Any, Any, Any, Config]:
-    """The model of a run, its newest parameters, its vocabulary and its configuration."""
+    """The model of a run, the parameters that it has kept, its vocabulary and its configuration."""
     import jax
 
     from experiments.char_lm.data import Vocabulary
     from experiments.char_lm.model import CharLM
-    from experiments.common.checkpoint import Checkpoints
-    from experiments.common.workdir import read_config
+    from experiments.common.workdir import read_config, restore_kept
 
     config = read_config(workdir, Config)
     stored = workdir / "vocabulary.json"
-    if not (workdir / "checkpoints").is_dir() or not stored.exists():
-        raise UsageError(f"--workdir: {workdir} holds no checkpoint yet; train it first")
+    if not stored.exists():
+        raise UsageError(f"--workdir: {workdir} holds no measured model yet; train it further")
     vocabulary = Vocabulary(json.loads(stored.read_text(encoding="utf-8"))["characters"])
-    checkpoints = Checkpoints(workdir / "checkpoints")
-    if checkpoints.latest() is None:
-        raise UsageError(f"--workdir: {workdir} holds no checkpoint yet; train it first")
     model = CharLM.of(config, len(vocabulary))
-    example = jax.eval_shape(model.init, jax.random.key(0))
-    return model, checkpoints.restore(params=example)["params"], vocabulary, config
+    params = restore_kept(workdir, jax.eval_shape(model.init, jax.random.key(0)))
+    return model, params, vocabulary, config
 
 
 def _evaluate(arguments: Evaluate) -> None:

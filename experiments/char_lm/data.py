@@ -15,6 +15,7 @@ import numpy as np
 
 from experiments.char_lm.config import Config
 from experiments.common.cli import UsageError
+from experiments.common.datasets import prepared
 
 UNKNOWN = "\ufffd"
 
@@ -106,25 +107,7 @@ def _decode(path: pathlib.Path) -> str:
 
 def _tfds(config: Config) -> tuple[str, Split]:
     """A text of tensorflow-datasets with the split that its builder makes."""
-    import tensorflow_datasets as tfds
-
-    manual = config.tfds_manual_dir
-    if manual is not None and not pathlib.Path(manual).is_dir():
-        raise UsageError(f"--tfds-manual-dir: expected a folder, found no {manual}")
-    # array_record files are read without TensorFlow; this builder needs it to write them, once.
-    builder = tfds.builder(config.dataset, data_dir=config.tfds_dir, file_format="array_record")
-    try:
-        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=manual))
-    except ImportError as error:
-        raise UsageError(
-            f"--dataset: tensorflow-datasets needs TensorFlow, once, to prepare {config.dataset}: "
-            "pip install tensorflow-cpu, or give the text itself with --data"
-        ) from error
-    except Exception as error:  # whatever a failed download raises, the way out is the same
-        raise UsageError(
-            f"--dataset: {config.dataset} can't be had: {error}\nWithout a network put its source file, under the name "
-            f"that the builder's checksums.tsv gives, into a folder and name that with --tfds-manual-dir."
-        ) from error
+    builder = prepared(str(config.dataset), config.tfds_dir, config.tfds_manual_dir)
 
     def text(split: str) -> str:
         rows = builder.as_data_source(split=split)
@@ -171,8 +154,16 @@ def unseen(text: str, vocabulary: Vocabulary) -> str:
     return f"{counts.total():,} ({counts.total() / len(text):.2%}) unseen in training, {len(counts)} kinds: {common}"
 
 
+class Batch(NamedTuple):
+    """Inputs and targets `[T, B]`, and whether a new carry begins there."""
+
+    inputs: Any
+    targets: Any
+    fresh: Any
+
+
 class Streams:
-    """The training text as `batch_size` parallel streams, read in chunks, epoch after epoch.
+    """The training text as `batch_size` parallel streams, read in chunks, epoch after epoch: a batch for each step.
 
     Stream b reads the b-th of equal contiguous parts of the text, so that a carry can be passed on
     from each chunk to the next. Every epoch begins a little further into the text (by less than a
@@ -180,17 +171,20 @@ class Streams:
     function of the step alone: going on from a checkpoint needs no other position.
     """
 
-    def __init__(self, indices: np.ndarray, batch_size: int, chunk_length: int, seed: int) -> None:
+    def __init__(self, indices: np.ndarray, batch_size: int, chunk_length: int, seed: int, epochs: float = 1.0) -> None:
         self._indices, self._batch_size, self._chunk_length, self._seed = indices, batch_size, chunk_length, seed
         per_stream = (len(indices) - 1) // batch_size
         self.steps_per_epoch = per_stream // chunk_length
         self._slack = per_stream - self.steps_per_epoch * chunk_length
+        self._steps = max(1, round(epochs * self.steps_per_epoch))
 
-    def batch(self, step: int) -> tuple[np.ndarray, np.ndarray, bool]:
-        """Inputs and targets `[T, B]` of a step, and whether an epoch, so a new carry, begins there."""
+    def __len__(self) -> int:
+        return self._steps
+
+    def __getitem__(self, step: int) -> Batch:
         epoch, position = divmod(step, self.steps_per_epoch)
         offset = int(np.random.default_rng((self._seed, epoch)).integers(self._slack + 1))
         length = (len(self._indices) - 1) // self._batch_size
         starts = np.arange(self._batch_size) * length + offset + position * self._chunk_length
         window = self._indices[starts + np.arange(self._chunk_length + 1)[:, None]]
-        return window[:-1], window[1:], position == 0
+        return Batch(window[:-1], window[1:], np.asarray(position == 0))

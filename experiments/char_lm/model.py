@@ -1,7 +1,6 @@
 """The model: characters to a distribution over the next character, as pure functions."""
 
 import dataclasses
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -9,17 +8,10 @@ import jax
 import jax.numpy as jnp
 
 import recurrent_jax as rj
-from experiments.char_lm.config import CellName, Config
+from experiments.char_lm.config import Config
+from experiments.common.cells import CELLS
 
 PyTree = Any
-
-CELLS: dict[CellName, Any] = {
-    "lstm": rj.LSTM,
-    "gru": rj.GRU,
-    "gru_before": functools.partial(rj.GRU, reset="before"),
-    "rnn": rj.RNN,
-    "rnn_relu": functools.partial(rj.RNN, activation="relu"),
-}
 
 
 @dataclasses.dataclass(frozen=True)

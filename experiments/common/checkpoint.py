@@ -3,6 +3,7 @@
 import pathlib
 from typing import Any
 
+import grain
 import jax
 import orbax.checkpoint as ocp
 
@@ -22,15 +23,23 @@ class Checkpoints:
         """The step of the newest checkpoint, or None."""
         return self._manager.latest_step()
 
-    def save(self, step: int, **items: Any) -> None:
-        """Saves named pytrees of arrays, unless this step is saved already."""
+    def save(self, step: int, position: grain.DatasetIterator | None = None, **items: Any) -> None:
+        """Saves named pytrees of arrays, and the place that reading has come to, unless this step is saved already."""
         if step != self.latest():
-            self._manager.save(step, args=ocp.args.Composite(**{n: ocp.args.StandardSave(i) for n, i in items.items()}))
+            arguments: dict[str, Any] = {name: ocp.args.StandardSave(item) for name, item in items.items()}
+            if position is not None:
+                arguments["position"] = grain.checkpoint.CheckpointSave(position)
+            self._manager.save(step, args=ocp.args.Composite(**arguments))
 
-    def restore(self, **examples: Any) -> dict[str, Any]:
-        """Items of the newest checkpoint, each with the structure, shapes and dtypes of its example."""
+    def restore(self, position: grain.DatasetIterator | None = None, **examples: Any) -> dict[str, Any]:
+        """Items of the newest checkpoint, each with the structure, shapes and dtypes of its example.
+
+        `position` is brought to where reading was.
+        """
         abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), examples)
-        wanted = {name: ocp.args.StandardRestore(example) for name, example in abstract.items()}
+        wanted: dict[str, Any] = {name: ocp.args.StandardRestore(example) for name, example in abstract.items()}
+        if position is not None:
+            wanted["position"] = grain.checkpoint.CheckpointRestore(position)
         return dict(self._manager.restore(self.latest(), args=ocp.args.Composite(**wanted)).items())
 
     def close(self) -> None:

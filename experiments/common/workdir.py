@@ -16,14 +16,14 @@ def write(path: pathlib.Path, text: str) -> None:
     os.replace(part, path)
 
 
-def open_run(workdir: pathlib.Path, config: Any) -> None:
-    """Makes the folder of a run, or checks that the one that is there holds the same run.
+def check_run(workdir: pathlib.Path, config: Any) -> None:
+    """Checks, before any work is done, that a folder is new or holds the same run.
 
     Raises:
       UsageError: the folder holds something else, or a run with another configuration.
     """
     path = workdir / "config.json"
-    ours = json.loads(json.dumps(dataclasses.asdict(config)))
+    ours = _plain(config)
     if path.exists():
         theirs = _read(path)
         changes = [
@@ -42,11 +42,27 @@ def open_run(workdir: pathlib.Path, config: Any) -> None:
         raise UsageError(f"--workdir: expected a folder, {workdir} is a file")
     if workdir.exists() and any(workdir.iterdir()):
         raise UsageError(f"--workdir: expected an empty folder or one of a run, {workdir} holds other files")
+
+
+def open_run(workdir: pathlib.Path, config: Any) -> None:
+    """Makes the folder of a run, unless it is there.
+
+    Raises:
+      UsageError: as `check_run`, or nothing can be written there.
+    """
+    check_run(workdir, config)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        write(path, json.dumps(ours, indent=2) + "\n")
+        if not (workdir / "config.json").exists():
+            write(workdir / "config.json", json.dumps(_plain(config), indent=2) + "\n")
     except OSError as error:
         raise UsageError(f"--workdir: {workdir} can't be written to: {error}") from error
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """A configuration as JSON gives it back."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return plain
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
@@ -74,7 +90,37 @@ def read_config(workdir: pathlib.Path, kind: Any) -> Any:
     if stored.keys() != known:
         odd = ", ".join(sorted(stored.keys() ^ known))
         raise UsageError(f"--workdir: {path} was written by another version of this program ({odd})")
-    return kind(**stored)
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()})
+
+
+def restore_kept(workdir: pathlib.Path, example: Any) -> Any:
+    """The parameters that a run has kept, as `--keep` says.
+
+    Raises:
+      UsageError: there are none yet.
+    """
+    from experiments.common.checkpoint import Checkpoints
+
+    if (workdir / "kept").is_dir():
+        kept = Checkpoints(workdir / "kept", keep=1)
+        if kept.latest() is not None:
+            return kept.restore(params=example)["params"]
+    raise UsageError(f"--workdir: {workdir} holds no measured model yet; train it further")
+
+
+def append_metrics(workdir: pathlib.Path, step: int, split: str, **values: float) -> None:
+    """Appends one row to `metrics.jsonl`."""
+    with (workdir / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+
+
+def append_result(workdir: pathlib.Path, **values: float) -> int:
+    """Appends the row of the test split, unless it is there; returns the last step of the training."""
+    rows = read_metrics(workdir)
+    step = max((int(row["step"]) for row in rows), default=0)
+    if not any(row["split"] == "test" for row in rows):
+        append_metrics(workdir, step, "test", **values)
+    return step
 
 
 class Metrics:
@@ -93,8 +139,7 @@ class Metrics:
 
     def add(self, step: int, split: str, **values: float) -> None:
         """Appends one row."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+        append_metrics(self._path.parent, step, split, **values)
         for name, value in values.items():
             self._events.add_scalar(f"{split}/{name}", value, step)
 

@@ -95,12 +95,13 @@ def test_vocabulary_round_trip_and_unknown():
 
 def test_streams_pass_over_the_text_in_order_each_epoch():
     indices = np.arange(1000)
-    streams = Streams(indices, batch_size=4, chunk_length=7, seed=3)
+    streams = Streams(indices, batch_size=4, chunk_length=7, seed=3, epochs=6.0)
     part = 999 // 4
+    assert len(streams) == 6 * streams.steps_per_epoch
     offsets = set()
     for epoch in range(6):
         steps = range(epoch * streams.steps_per_epoch, (epoch + 1) * streams.steps_per_epoch)
-        batches = [streams.batch(step) for step in steps]
+        batches = [streams[step] for step in steps]
         assert [fresh for _, _, fresh in batches] == [True] + [False] * (len(batches) - 1)
         inputs = np.concatenate([inputs for inputs, _, _ in batches])
         targets = np.concatenate([targets for _, targets, _ in batches])

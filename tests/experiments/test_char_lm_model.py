@@ -10,8 +10,9 @@ import recurrent_jax as rj
 from experiments.char_lm import evaluate, hello
 from experiments.char_lm.config import Config
 from experiments.char_lm.data import Vocabulary
-from experiments.char_lm.model import CELLS, CharLM
+from experiments.char_lm.model import CharLM
 from experiments.char_lm.sample import sample
+from experiments.common.cells import CELLS
 
 # Float32, sums in another order.
 CLOSE = {"rtol": 2e-5, "atol": 2e-5}

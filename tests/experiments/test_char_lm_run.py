@@ -79,7 +79,7 @@ def test_run_leaves_everything_a_reader_looks_for(uninterrupted):
     workdir, out = uninterrupted
     assert {path.name for path in workdir.iterdir()} == {
         "config.json", "metrics.jsonl", "tensorboard", "checkpoints", "curves.png", "samples", "vocabulary.json",
-        "baselines.json",
+        "baselines.json", "kept",
     }  # fmt: skip
     assert (workdir / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert any("tfevents" in path.name for path in (workdir / "tensorboard").iterdir())

@@ -1,0 +1,1 @@
+"""Sentiment: a sequence of words to one class."""

@@ -1,0 +1,1 @@
+"""Sequence to sequence: an encoder, a decoder, and attention between them."""
