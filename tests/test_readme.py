@@ -19,7 +19,7 @@ def blocks():
 
 
 def test_examples_run_in_order(blocks, capsys):
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     names = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
