@@ -117,7 +117,7 @@ class _Loop:
     def _initial_state(self) -> dict[str, Any]:
         """What a checkpoint holds: all that the next step depends on."""
         key = jax.random.key(self.task.config.seed)
-        params = self.task.init(key)
+        params = jax.jit(self.task.init)(key)
         return {
             "params": params,
             "average": jax.tree.map(jnp.copy, params) if self.task.config.ema else (),

@@ -125,8 +125,9 @@ PRESETS = {
     ),
     # SCAN in ten minutes on two cores.
     "scan": Config(
-        tokens="spaces", hidden_size=128, embedding_size=32, batch_size=32, epochs=6.0, learning_rate=2e-3,
-        dropout=0.2, goal="sequence_accuracy", min_count=1, vocabulary_size=100, valid_pairs=500,
+        tokens="spaces", hidden_size=128, embedding_size=32, batch_size=32, epochs=8.0, learning_rate=2e-3,
+        dropout=0.1, goal="sequence_accuracy", min_count=1, vocabulary_size=100, valid_pairs=500,
+        length_normalisation=0.0,
     ),
     # A small model of Multi30k on two cores.
     "multi30k": Config(

@@ -14,6 +14,9 @@ def default_jax_configuration():
     before = {name: getattr(jax.config, name) for name in names}
     for name, value in names.items():
         jax.config.update(name, value)
+    # Except that compiling takes most of the time, and LLVM's optimiser is not on trial.
+    jax.config.update("jax_disable_most_optimizations", True)
     yield
+    jax.config.update("jax_disable_most_optimizations", False)
     for name, value in before.items():
         jax.config.update(name, value)
