@@ -338,7 +338,8 @@ class AttentiveCell:
           params: what `remember` returned.
           xs: inputs `[T, ..., D]`.
           carry: as for `rj.unroll`.
-          key: of dropout within the inner cell, if that is a `Stack`; without input feeding only.
+          key: of dropout within the inner cell, if that is a `Stack`; without input feeding only, since else every
+            step is one of the inner cell, and a step has no dropout.
           options: those of `rj.unroll`.
 
         Returns:
@@ -346,8 +347,11 @@ class AttentiveCell:
 
         Raises:
           TypeError, ValueError: as `rj.unroll`, or the parameters have no memory.
+          NotImplementedError: `key` is given for dropout that can't be.
         """
         if self.input_feeding or options.get("return_carries"):
+            if key is not None and getattr(self.cell, "dropout", None):
+                raise NotImplementedError("key: expected None, since with input feeding the inner cell has no dropout")
             return unroll(self, params, xs, carry, **options)
         last, queries = run_layer(self.cell, params.cell, xs, carry and carry.cell, key, options)
         mask = arguments.mask_from(options.get("lengths"), options.get("mask"), xs.shape[:-1])

@@ -258,6 +258,16 @@ def test_inner_cell_may_be_a_stack() -> None:
     assert ys.shape == (4, ROWS, 9)
 
 
+def test_dropout_within_a_fed_cell_is_refused() -> None:
+    cell = rj.AttentiveCell(rj.Stack([CELL, CELL], dropout=0.5), UNITS, param_dtype="float64")
+    params = cell.remember(cell.init(jax.random.key(0), FEATURES), normal(1, POSITIONS, ROWS, UNITS))
+    xs = normal(2, 4, ROWS, FEATURES)
+    with pytest.raises(NotImplementedError, match="key: expected None, since with input feeding"):
+        cell.apply(params, xs, key=jax.random.key(1))
+    fed = cell.apply(params, xs)[1]
+    assert fed.shape == (4, ROWS, UNITS)
+
+
 def test_attentive_cell_keeps_the_contract_of_cells() -> None:
     class Remembering:
         """An attentive cell that is born with a memory of one row, as `check_cell` needs."""

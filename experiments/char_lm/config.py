@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from experiments.common.cells import CellName
-from experiments.common.config import Rule, Training, at_least, shares
+from experiments.common.config import Rule, Training, at_least, kernel_fits, shares
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +55,7 @@ class Config(Training):
         return [
             *at_least(self, 1, "hidden_size", "layers", "chunk_length"),
             *at_least(self, 0, "max_chars", "embedding_size"),
+            kernel_fits(self),
             *shares(self, "dropout"),
             *((n, 0 < getattr(self, n) < 1, "between 0 and 1") for n in ("valid_fraction", "test_fraction")),
             ("test_fraction", self.valid_fraction + self.test_fraction < 1, "less than 1 together with valid_fraction"),

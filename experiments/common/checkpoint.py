@@ -42,6 +42,12 @@ class Checkpoints:
             wanted["position"] = grain.checkpoint.CheckpointRestore(position)
         return dict(self._manager.restore(self.latest(), args=ocp.args.Composite(**wanted)).items())
 
+    def drop_behind(self, step: int) -> None:
+        """Deletes the checkpoints of later steps."""
+        for later in self._manager.all_steps():
+            if later > step:
+                self._manager.delete(later)
+
     def close(self) -> None:
         """Waits for what is being written."""
         self._manager.close()

@@ -1,6 +1,7 @@
 """Command lines made from dataclasses, with presets and subcommands."""
 
 import argparse
+import pathlib
 import sys
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Union
@@ -14,6 +15,14 @@ class UsageError(Exception):
 
 class Interrupted(Exception):
     """Ctrl-C came and the work is saved; the message says how to go on."""
+
+
+def check_new_file(option: str, path: pathlib.Path | None) -> None:
+    """Refuses, before any work is done, a file that can't be written or is there already."""
+    if path is not None and path.exists():
+        raise UsageError(f"--{option}: expected a new file, {path} is there already")
+    if path is not None and not path.parent.is_dir():
+        raise UsageError(f"--{option}: expected a file in a folder that is there, found no {path.parent}")
 
 
 def run(

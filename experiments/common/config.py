@@ -95,6 +95,15 @@ def shares(config: Any, *names: str) -> list[Rule]:
     return [(name, 0 <= getattr(config, name) < 1, "0 or more and less than 1") for name in names]
 
 
+def kernel_fits(config: Any) -> Rule:
+    """The rule that the kernel runs the cell."""
+    return (
+        "implementation",
+        config.cell != "gru_before" or config.implementation != "fused",
+        "scan or none for --cell gru_before, whose reset gate acts before its matmul",
+    )
+
+
 def check(arguments: Any, rules: Iterable[Rule]) -> None:
     """Raises UsageError for the first rule that is broken."""
     for name, holds, expected in rules:

@@ -23,18 +23,23 @@ def sweep(
       seeds: how many.
 
     Raises:
-      UsageError: `seeds` is not positive.
+      UsageError: `seeds` is not positive, or the folder holds a run.
     """
     if seeds < 1:
         raise UsageError(f"--seeds: expected a positive integer, got {seeds}")
     if seeds == 1:
         train(config, workdir)
         return
+    if (workdir / "config.json").exists():
+        raise UsageError(f"--workdir: expected a folder of its own for --seeds, {workdir} holds a run")
     numbers = {}
     for seed in range(config.seed, config.seed + seeds):
         print(f"\n=== seed {seed} ===", flush=True)
         numbers[seed] = train(dataclasses.replace(config, seed=seed), workdir / f"seed_{seed}")
-    run_folder.write(workdir / "seeds.json", json.dumps(numbers, indent=2) + "\n")
+    path = workdir / "seeds.json"
+    others = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    ours = {str(seed): row for seed, row in numbers.items()}
+    run_folder.write(path, json.dumps({**others, **ours}, indent=2) + "\n")
     print(f"\n{'test split':<16}{'mean':>9}{'std':>9}{'least':>9}{'most':>9}   over {seeds} seeds")
     for name in next(iter(numbers.values())):
         values = [row[name] for row in numbers.values()]

@@ -41,7 +41,8 @@ def read_columns(option: str, path: pathlib.Path, columns: tuple[str, ...]) -> I
             for line, row in _json(file) if kind(path) == ".jsonl" else _separated(file, kind(path)):
                 missing = [name for name in columns if row.get(name) is None]
                 if missing:
-                    there = ", ".join(map(repr, row)) or "none"
+                    # A row that is too short has None in its last columns.
+                    there = ", ".join(repr(name) for name, value in row.items() if value is not None) or "none"
                     raise UsageError(
                         f"--{option}: expected the column {missing[0]!r} in line {line} of {path}, which has {there}"
                     )
@@ -51,6 +52,13 @@ def read_columns(option: str, path: pathlib.Path, columns: tuple[str, ...]) -> I
         raise UsageError(f"--{option}: {path} can't be read: {error}") from error
     if empty:
         raise UsageError(f"--{option}: expected rows, {path} has none")
+
+
+def read_lines(path: pathlib.Path) -> list[str]:
+    """The lines of a text; of its signs only a line break ends one."""
+    with open_text(path) as file:
+        lines = [line.rstrip("\r\n") for line in file.read().split("\n")]
+    return lines if lines[-1] else lines[:-1]
 
 
 def open_text(path: pathlib.Path) -> TextIO:

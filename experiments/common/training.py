@@ -89,6 +89,10 @@ class _Loop:
 
     def __init__(self, task: Task, workdir: pathlib.Path) -> None:
         self.task, config = task, task.config
+        if config.accumulate > task.steps:
+            raise UsageError(
+                f"--accumulate: expected at most the {task.steps} steps of the training, got {config.accumulate}"
+            )
         updates, per_epoch = max(1, task.steps // config.accumulate), max(1, task.steps_per_epoch // config.accumulate)
         self.schedule = make_schedule(
             config.schedule, config.learning_rate, updates, per_epoch,
@@ -108,6 +112,9 @@ class _Loop:
             items = self.checkpoints.restore(self.position, params=self.state["params"], rest=rest)
             self.state = {"params": items["params"], **items["rest"]}
             print(f"Going on from step {self.done:,} of {task.steps:,}.")
+        self.waited = int(self.state["waited"])
+        # What a killed run kept behind its last checkpoint will come again.
+        self.kept.drop_behind(self.done)
         self.metrics = run_folder.Metrics(workdir, self.done)
         self.bar = tqdm.tqdm(
             total=task.steps * task.per_step, initial=self.done * task.per_step, unit=f" {task.unit}s",
@@ -134,7 +141,7 @@ class _Loop:
     def _over(self, step: int) -> bool:
         """Whether nothing is left to do behind a step."""
         patience = self.task.config.patience
-        return step >= self.task.steps or bool(patience and self.state["waited"] >= patience)
+        return step >= self.task.steps or bool(patience and self.waited >= patience)
 
     def run(self) -> None:
         """The steps that are left."""
@@ -175,18 +182,20 @@ class _Loop:
     def _measure(self, step: int, shown: str) -> None:
         """Measures the valid split, and keeps the parameters if they are to be kept."""
         task = self.task
+        _check_finite(float(self.state["loss_sum"]), step)
         self.bar.set_postfix_str(f"{shown}, measuring the valid split")
         params = self.state["average"] if task.config.ema else self.state["params"]
         with tqdm.tqdm(total=task.size, unit=f" {task.unit}s", unit_scale=True, leave=False, desc="valid split") as bar:
             values = task.measure(params, bar.update)
         self.metrics.add(step, "valid", **values)
-        value, best = values[task.goal], float(self.state["best"])
+        # Rounded as it is stored: else the same number again may seem better.
+        value, best = float(np.float32(values[task.goal])), float(self.state["best"])
         better = value > best if task.largest else value < best
-        waited = 0 if better else int(self.state["waited"]) + 1
-        self.state = {**self.state, "waited": jnp.asarray(waited, jnp.int32)}
+        self.waited = 0 if better else self.waited + 1
+        self.state = {**self.state, "waited": jnp.asarray(self.waited, jnp.int32)}
         if better:
             self.state = {**self.state, "best": jnp.asarray(value, SUM)}
-        if better or task.config.keep == "last":
+        if better or task.config.keep == "last" or self.kept.latest() is None:
             self.kept.save(step, params=params)
         task.look(params, step)
 
@@ -219,8 +228,10 @@ def _make_step(task: Task, optimizer: Any) -> Any:
         average = state["average"]
         if ema:
             # A young average follows its parameters more closely than an old one.
-            updates = (state["step"] // task.config.accumulate).astype(SUM)
-            average = optax.incremental_update(params, average, 1 - jnp.minimum(ema, (1 + updates) / (10 + updates)))
+            count = (state["step"] // task.config.accumulate).astype(SUM)
+            share = 1 - jnp.minimum(ema, (1 + count) / (10 + count))
+            updated = (state["step"] + 1) % task.config.accumulate == 0
+            average = optax.incremental_update(params, average, jnp.where(updated, share, 0))
         return {
             **state,
             "params": params,

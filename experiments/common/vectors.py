@@ -35,14 +35,15 @@ def read_vectors(option: str, path: pathlib.Path, vocabulary: Vocabulary, size: 
     try:
         with open_text(path) as file:
             for number, line in enumerate(file, 1):
-                word, *values = line.rstrip().split(" ")
+                # From the right: GloVe's largest file has words with blanks in them.
+                word, *values = line.rstrip().rsplit(" ", size)
                 # word2vec's text format begins with the number of words and their size.
-                if number == 1 and len(values) == 1:
+                if number == 1 and line.count(" ") == 1:
                     continue
-                if len(values) != size:
+                if len(values) != size or (number == 1 and line.count(" ") != size):
                     raise UsageError(
                         f"--{option}: expected {size} numbers (--embedding-size) behind each word of {path}, got "
-                        f"{len(values)} in line {number}"
+                        f"{line.count(' ')} in line {number}"
                     )
                 if word in vocabulary:
                     found[word] = np.array(values, np.float32)

@@ -3,12 +3,17 @@
 import collections
 import dataclasses
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+# Marks that stand on or beside a letter: vowels of Indic scripts, accents that have no letter of their own.
+_MARKS = "".join(re.escape(chr(c)) for c in range(0x300, 0x10000) if unicodedata.category(chr(c)).startswith("M"))
 # Words with inner apostrophes, the short forms that corpora split off, or one other sign.
-_WORD = re.compile(r"\w+(?:['\u2019]\w+)*|['\u2019](?:s|re|ve|ll|d|m|t)\b|[^\w\s]", re.IGNORECASE)
+_WORD = re.compile(
+    rf"\w[\w{_MARKS}]*(?:['\u2019]\w[\w{_MARKS}]*)*|['\u2019](?:s|re|ve|ll|d|m|t)\b|[^\w\s]", re.IGNORECASE
+)
 
 PAD, UNKNOWN, START, END = "<pad>", "<unk>", "<sos>", "<eos>"
 
@@ -20,7 +25,7 @@ def tokenize(text: str) -> list[str]:
       >>> tokenize("It isn't bad, it 's GREAT!")
       ['it', "isn't", 'bad', ',', 'it', "'s", 'great', '!']
     """
-    return _WORD.findall(text.lower())
+    return _WORD.findall(unicodedata.normalize("NFC", text.lower()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +49,9 @@ class Vocabulary:
         return Vocabulary((*special, *words[: max(0, size - len(special))]))
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_numbers", {word: number for number, word in enumerate(self.words)})
+        # A text that spells a special token does not mean it.
+        known = {word: number for number, word in enumerate(self.words) if word not in (PAD, START, END)}
+        object.__setattr__(self, "_numbers", known)
 
     def __len__(self) -> int:
         return len(self.words)

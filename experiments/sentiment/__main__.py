@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import tyro
 
 from experiments.common import cli
-from experiments.common.cli import UsageError
+from experiments.common.cli import UsageError, check_new_file
 from experiments.sentiment.config import PRESETS, Config
 
 if TYPE_CHECKING:
@@ -120,10 +120,10 @@ def _evaluate(arguments: Evaluate) -> None:
 def _predict(arguments: Predict) -> None:
     if arguments.text is not None and arguments.file is not None:
         raise UsageError("--file: expected --text or --file, got both")
-    if arguments.html is not None and arguments.html.exists():
-        raise UsageError(f"--html: expected a new file, {arguments.html} is there already")
+    check_new_file("html", arguments.html)
     if arguments.file is not None and not arguments.file.is_file():
         raise UsageError(f"--file: expected a file, found no {arguments.file}")
+    from experiments.common.tables import read_lines
     from experiments.common.workdir import write
     from experiments.sentiment import pictures
     from experiments.sentiment.predict import classify, word_by_word
@@ -132,7 +132,7 @@ def _predict(arguments: Predict) -> None:
     if arguments.text is not None:
         texts = [arguments.text]
     elif arguments.file is not None:
-        texts = arguments.file.read_text(encoding="utf-8", errors="replace").splitlines()
+        texts = read_lines(arguments.file)
     else:
         texts = [line.rstrip("\n") for line in sys.stdin]
     if not texts:

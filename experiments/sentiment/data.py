@@ -111,17 +111,21 @@ def read(
 
 
 def _read_tree(option: str, path: pathlib.Path) -> tuple[list[Example], list[Example] | None]:
-    """Texts whose paths end in SPLIT/LABEL/NAME.txt; those of the split `test` are kept apart."""
+    """Texts whose paths end in SPLIT/LABEL/NAME.txt; those of the split `test` are kept apart.
+
+    Other files, and IMDB's reviews without a class (`unsup`), are passed over.
+    """
     parts: dict[str, list[Example]] = {}
     try:
         for name, raw in _members(path):
             *_, split, label, _ = ("", "", *pathlib.PurePath(name).parts)
-            text = raw.decode("utf-8", errors="replace").replace("<br />", " ")
-            parts.setdefault("test" if split == "test" else "train", []).append(Example(text, label))
+            if split in ("train", "test") and label != "unsup":
+                text = raw.decode("utf-8", errors="replace").replace("<br />", " ")
+                parts.setdefault(split, []).append(Example(text, label))
     except (OSError, EOFError, tarfile.TarError) as error:
         raise UsageError(f"--{option}: {path} can't be read: {error}") from error
     if not parts:
-        raise UsageError(f"--{option}: expected files SPLIT/LABEL/NAME.txt in {path}, found none")
+        raise UsageError(f"--{option}: expected files train/LABEL/NAME.txt in {path}, found none")
     return parts.get("train", []), parts.get("test")
 
 
@@ -129,7 +133,7 @@ def _members(path: pathlib.Path) -> Iterator[tuple[str, bytes]]:
     """Names and contents of the text files below a folder or in an archive, in order."""
     if path.is_dir():
         for file in sorted(path.rglob("*.txt")):
-            yield str(file), file.read_bytes()
+            yield str(file.relative_to(path)), file.read_bytes()
         return
     with tarfile.open(path) as archive:
         for member in archive:

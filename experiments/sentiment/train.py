@@ -138,13 +138,15 @@ def _show_examples(run: Run, params: Any, workdir: pathlib.Path, log_probs: np.n
     """Shows, of test texts of middling length, the surest guess of each of two classes, word by word."""
     test = run.splits["test"]
     trained = Trained(run.model, params, run.vocabulary, run.classes, run.config)
-    short = test.lengths <= np.quantile(test.lengths, 0.6)
+    short = (test.lengths > 0) & (test.lengths <= max(1, np.quantile(test.lengths, 0.6)))
     shown = []
-    for label in range(min(2, len(run.classes))):
-        score = np.where(short & (test.lengths > 0), log_probs[:, label], -np.inf)
+    for label in range(min(2, len(run.classes)) if short.any() else 0):
+        score = np.where(short, log_probs[:, label], -np.inf)
         text = run.corpus.test[int(score.argmax())].text
         shown.append(word_by_word(trained, text))
     run_folder.write(workdir / "words.html", pictures.page(shown, run.classes))
+    if not shown:
+        return
     words, probabilities = shown[-1]
     print("\nA text of the test split, word by word:")
     print(pictures.terminal(words[-40:], probabilities[-40:], run.classes))

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import tyro
 
 from experiments.common import cli
-from experiments.common.cli import UsageError
+from experiments.common.cli import UsageError, check_new_file
 from experiments.common.config import at_least, check
 from experiments.seq2seq.config import PRESETS, Config
 
@@ -158,10 +158,10 @@ def _translate(arguments: Translate) -> None:
         raise UsageError("--file: expected --text or --file, got both")
     if arguments.file is not None and not arguments.file.is_file():
         raise UsageError(f"--file: expected a file, found no {arguments.file}")
-    if arguments.attention is not None and arguments.attention.exists():
-        raise UsageError(f"--attention: expected a new file, {arguments.attention} is there already")
+    check_new_file("attention", arguments.attention)
     check(arguments, at_least(arguments, 1, "n_best"))
     _check_search(arguments)
+    from experiments.common.tables import read_lines
     from experiments.seq2seq import data, pictures
     from experiments.seq2seq.train import align
     from experiments.seq2seq.translate import translate, words
@@ -177,7 +177,7 @@ def _translate(arguments: Translate) -> None:
     if arguments.text is not None:
         texts = [arguments.text]
     elif arguments.file is not None:
-        texts = arguments.file.read_text(encoding="utf-8", errors="replace").splitlines()
+        texts = read_lines(arguments.file)
     else:
         texts = [line.rstrip("\n") for line in sys.stdin]
     if not texts:

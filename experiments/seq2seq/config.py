@@ -7,7 +7,7 @@ from typing import Literal
 
 from experiments.common import config as common
 from experiments.common.cells import CellName
-from experiments.common.config import Rule, Training, at_least, shares
+from experiments.common.config import Rule, Training, at_least, kernel_fits, shares
 
 Tokens = Literal["words", "spaces", "characters", "pieces"]
 Attention = Literal["dot", "general", "additive", "context", "none"]
@@ -63,7 +63,8 @@ class Config(Training):
     input_feeding: bool = True
     """Give each step of the decoder the attentional state of the one before."""
     dropout: float = 0.2
-    """Share of features set to zero between layers, in token vectors and before the softmax, while training."""
+    """Share of features set to zero while training: in token vectors, before the softmax, between the encoder's layers
+    and, without input feeding, between the decoder's."""
 
     # Training
     teacher_forcing: float = 1.0
@@ -97,6 +98,7 @@ class Config(Training):
         attends = self.attention in ("dot", "general", "additive")
         return [
             *at_least(self, 1, *sizes, "widths", "valid_pairs", "test_pairs"),
+            kernel_fits(self),
             *at_least(self, 0, "length_normalisation", "coverage_penalty"),
             *shares(self, "dropout"),
             *((name, 0 <= getattr(self, name) <= 1, "from 0 to 1") for name in forcing),

@@ -118,5 +118,7 @@ class Part:
 
 def read(option: str, paths: tuple[str, ...]) -> Pairs:
     """The pairs of one file with two columns, or of two files."""
+    if not 1 <= len(paths) <= 2:
+        raise UsageError(f"--{option}: expected one or two files, got {len(paths)}")
     files = [pathlib.Path(path).expanduser() for path in paths]
     return Columns(option, *files) if len(files) == 1 else Parallel(option, *files)

@@ -47,7 +47,8 @@ class Seq2Seq:
         whole = make(size, dtype=config.dtype)
         layer = rj.Bidirectional(make(size // 2, dtype=config.dtype)) if config.bidirectional else whole
         encoder = rj.Stack((layer,) * config.layers, dropout=config.dropout)
-        decoder: Any = rj.Stack((whole,) * config.layers, dropout=config.dropout)
+        feeds = config.attention not in ("none", "context") and config.input_feeding
+        decoder: Any = rj.Stack((whole,) * config.layers, dropout=0.0 if feeds else config.dropout)
         if config.attention != "none" and config.attention != "context":
             score = rj.Attention(config.attention)
             decoder = rj.AttentiveCell(

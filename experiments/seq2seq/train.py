@@ -17,7 +17,7 @@ from experiments.common.training import Task
 from experiments.common.training import train as run_training
 from experiments.seq2seq import data, pictures
 from experiments.seq2seq.config import Config, absolute
-from experiments.seq2seq.evaluate import compare, perplexity, predicted
+from experiments.seq2seq.evaluate import compare, perplexity, predicted, reference
 from experiments.seq2seq.model import Seq2Seq
 from experiments.seq2seq.tokens import restore
 from experiments.seq2seq.translate import Output, Search, attention, translate, words
@@ -141,12 +141,15 @@ def _finish(run: Run, params: Any, workdir: pathlib.Path) -> dict[str, float]:
 def _show_examples(run: Run, params: Any, workdir: pathlib.Path, outputs: list[list[Output]]) -> None:
     """Writes all outputs of the test split, prints the first ones, and draws their attention."""
     texts = [run.target.join(words(found[0], run.target)) for found in outputs]
-    rows = (f"{source}\t{target}\t{text}" for (source, target), text in zip(_all(run.test.pairs), texts, strict=True))
+    plain = lambda text: " ".join(text.split("\t"))
+    pairs = zip(_all(run.test.pairs), texts, strict=True)
+    rows = ("\t".join(map(plain, (source, target, text))) for (source, target), text in pairs)
     run_folder.write(workdir / "test.tsv", "source\ttarget\toutput\n" + "\n".join(rows) + "\n")
     print("\nThe first pairs of the test split:")
     for number in range(min(_SHOWN, len(texts))):
         source, target = run.test.pairs[number]
-        right = "right" if texts[number] == target else f"expected {target}"
+        truth = reference(target, run.target)
+        right = "right" if texts[number] == truth else f"expected {truth}"
         print(f"  {source}\n    -> {texts[number]}   ({right})")
     if run.model.attends:
         shown = [n for n in range(len(texts)) if run.test.lengths[n, 0]][:_DRAWN]

@@ -94,6 +94,11 @@ def test_folder_and_archive_of_texts_are_read(tmp_path: pathlib.Path) -> None:
             path = folder / split / ("pos" if i % 2 else "neg") / f"{i}_9.txt"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(f"{split} {i}<br /><br />caf\xe9".encode("latin-1"))
+        # What the archive of the data set holds besides.
+        (folder / split / "urls_neg.txt").write_text("http://a.film\n")
+        (folder / f"{split}/unsup").mkdir()
+        (folder / split / "unsup" / "0_0.txt").write_text("no class")
+    (folder / "README.txt").write_text("about")
     archive = tmp_path / "aclImdb.tar.gz"
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(folder, "aclImdb")
@@ -139,7 +144,7 @@ def test_empty_text_is_a_text_of_no_words(tmp_path: pathlib.Path) -> None:
             {"data": "t.tsv", "test_data": "u.tsv"},
             "--data: expected one of the classes '0', '1', which were trained on, got 'meh' in the test split, at 'c'",
         ),
-        ({"d/x.md": "x"}, {"data": "d"}, "expected files SPLIT/LABEL/NAME.txt in"),
+        ({"d/x.md": "x"}, {"data": "d"}, "expected files train/LABEL/NAME.txt in"),
         ({"t.tar.gz": "x"}, {"data": "t.tar.gz"}, "t.tar.gz can't be read"),
     ],
     ids=str,

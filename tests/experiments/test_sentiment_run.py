@@ -109,6 +109,9 @@ def test_seeds_are_runs_of_their_own(table: pathlib.Path, tmp_path: pathlib.Path
     mean = sum(row["loss"] for row in numbers.values()) / 2
     assert numbers["0"]["loss"] != numbers["1"]["loss"]
     assert f"loss            {mean:9.4f}" in capsys.readouterr().out
+    (tmp_path / "s" / "config.json").write_text("{}")
+    assert main(words) == 2
+    assert "expected a folder of its own for --seeds" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -116,6 +119,11 @@ def test_seeds_are_runs_of_their_own(table: pathlib.Path, tmp_path: pathlib.Path
     [
         (["train", "--workdir", "x", "--preset", "big"], "--preset: expected one of"),
         (["train", "--workdir", "x", "--dropout", "2"], "--dropout: expected"),
+        (
+            ["train", "--workdir", "x", "--cell", "gru_before", "--implementation", "fused"],
+            "--implementation: exp",
+        ),
+        (["predict", "--workdir", "x", "--text", "x", "--html", "none/a.html"], "--html: expected a file in a folder"),
         (["train", "--workdir", "x", "--seeds", "0"], "--seeds: expected a positive integer, got 0"),
         (["train", "--workdir", "x", "--data", "none.csv"], "--data: expected a file, found no"),
         (["train", "--workdir", "x", "--vectors", "none.txt"], "--vectors: expected a file, found no"),

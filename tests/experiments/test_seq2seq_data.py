@@ -111,6 +111,11 @@ def test_mistakes_in_files_are_named(tmp_path: pathlib.Path, files: Any, message
         data.survey(config, data.load(config).train)
 
 
+def test_three_files_are_no_pairs() -> None:
+    with pytest.raises(UsageError, match="--data: expected one or two files, got 3"):
+        read("data", ("a", "b", "c"))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

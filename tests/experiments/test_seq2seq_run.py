@@ -135,6 +135,7 @@ def test_pieces_train(table: pathlib.Path, tmp_path: pathlib.Path, capsys: Any) 
         (["evaluate", "--workdir", "none/such", "--beams", "0"], "--beams: expected a positive integer, got 0"),
         (["translate", "--workdir", "none/such", "--n-best", "0"], "--n-best: expected a positive integer, got 0"),
         (["translate", "--workdir", "none/such", "--text", "x", "--file", "y"], "--file: expected --text or --file"),
+        (["translate", "--workdir", "x", "--attention", "none/a.png"], "--attention: expected a file in a folder"),
         (["translate", "--workdir", "none/such", "--file", "y"], "--file: expected a file, found no y"),
     ],
 )

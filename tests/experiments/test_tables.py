@@ -78,6 +78,7 @@ def test_vocabulary_holds_the_most_frequent_words() -> None:
     vocabulary = Vocabulary.of(texts, size=4, min_count=1, special=("<pad>", UNKNOWN))
     assert vocabulary.words == ("<pad>", UNKNOWN, "a", "b")
     assert vocabulary.encode(["b", "zebra", "a"]).tolist() == [3, 1, 2]
+    assert vocabulary.encode(["<pad>", UNKNOWN]).tolist() == [1, 1]
     assert vocabulary.decode([3, 1]) == ["b", UNKNOWN]
     assert "a" in vocabulary
     assert "c" not in vocabulary
@@ -89,12 +90,14 @@ def test_words_of_pretokenised_and_of_plain_text_are_the_same() -> None:
     assert tokenize("'Twas “fine”, naïve 3.5") == ["'", "twas", "“", "fine", "”", ",", "naïve", "3", ".", "5"]
     assert tokenize("don't") == ["don't"]
     assert tokenize(" \n") == []
+    hindi = "\u0939\u093f\u0928\u094d\u0926\u0940"
+    assert tokenize(f"Cafe\u0301 {hindi}!") == ["caf\u00e9", hindi, "!"]
 
 
 def test_vectors_of_known_words_are_read(tmp_path: pathlib.Path) -> None:
     vocabulary = Vocabulary(("<pad>", UNKNOWN, "film", "dull"))
     path = tmp_path / "glove.txt"
-    path.write_text("the 1 2 3\nfilm 4 5 -6e-1\n")
+    path.write_text("the 1 2 3\nfilm 4 5 -6e-1\n. . . 7 8 9\n")
     rows, vectors = read_vectors("vectors", path, vocabulary, 3)
     assert rows.tolist() == [2]
     np.testing.assert_allclose(vectors, [[4, 5, -0.6]])
