@@ -9,7 +9,7 @@ import pytest
 
 from experiments.seq2seq.__main__ import main
 
-OPTIONS = ["--preset", "tiny", "--tokens", "spaces", "--epochs", "20", "--learning-rate", "0.02", "--warmup", "5"]
+OPTIONS = ["--preset", "tiny", "--tokens", "spaces", "--epochs", "40", "--learning-rate", "0.02", "--warmup", "5"]
 OPTIONS += ["--max-length", "6", "--log-every", "5", "--hidden-size", "32", "--goal", "sequence_accuracy"]
 
 
