@@ -6,8 +6,6 @@ import pathlib
 import sys
 from typing import Any, Literal
 
-import tyro
-
 from experiments.char_lm.config import PRESETS, Config
 from experiments.common import cli
 from experiments.common.cli import UsageError
@@ -137,21 +135,12 @@ def _sample(arguments: Sample) -> None:
         print(arguments.prompt + text)
 
 
-def _defaults(command: str, preset: str) -> Any:
-    """The dataclass of a subcommand, with the preset's values where it has them."""
-    missing: Any = tyro.MISSING
-    if command == "train":
-        return Train(missing, PRESETS[preset], preset)  # type: ignore[arg-type]
-    return Evaluate(missing) if command == "evaluate" else Sample(missing)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     return cli.run(
         program="python -m experiments.char_lm",
         description="A character language model: train it on any text, measure it, let it write.",
         commands={"train": (Train, _train), "evaluate": (Evaluate, _evaluate), "sample": (Sample, _sample)},
-        defaults=_defaults,
         presets=PRESETS,
         argv=argv,
     )

@@ -29,7 +29,6 @@ def run(
     program: str,
     description: str,
     commands: Mapping[str, tuple[Any, Callable[[Any], None]]],
-    defaults: Callable[[str, str], Any],
     presets: Mapping[str, Any],
     argv: list[str] | None = None,
 ) -> int:
@@ -38,8 +37,8 @@ def run(
     Args:
       program: name shown in `--help`.
       description: text shown in `--help`.
-      commands: for each subcommand the dataclass of its options and the function that takes it.
-      defaults: from a subcommand and the name of a preset to an instance of its dataclass.
+      commands: for each subcommand the dataclass of its options, of which `workdir` alone has to be given, and the
+        function that takes it; that of `train` has the fields `config` and `preset`.
       presets: presets by name; `train --preset NAME` changes what the other options default to.
       argv: the words behind the program's name; None takes those of this process.
 
@@ -50,7 +49,12 @@ def run(
     try:
         preset = _preset(words, presets) if words[:1] == ["train"] else next(iter(presets))
         kinds = tuple(
-            Annotated[kind, tyro.conf.subcommand(name=name, default=defaults(name, preset), description=kind.__doc__)]
+            Annotated[
+                kind,
+                tyro.conf.subcommand(
+                    name=name, default=_defaults(name, kind, preset, presets), description=kind.__doc__
+                ),
+            ]
             for name, (kind, _) in commands.items()
         )
         union: Any = Union[kinds]  # noqa: UP007, its members are known at run time only
@@ -66,6 +70,12 @@ def run(
         print("\nStopped.", file=sys.stderr)
         return 130
     return 0
+
+
+def _defaults(name: str, kind: Any, preset: str, presets: Mapping[str, Any]) -> Any:
+    """The options of a subcommand where they are not given: those of `train` are the preset's."""
+    chosen = {"config": presets[preset], "preset": preset} if name == "train" else {}
+    return kind(workdir=tyro.MISSING, **chosen)
 
 
 def _preset(words: list[str], presets: Mapping[str, Any]) -> str:

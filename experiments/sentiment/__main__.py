@@ -4,12 +4,11 @@ import dataclasses
 import json
 import pathlib
 import sys
-from typing import TYPE_CHECKING, Any, Literal
-
-import tyro
+from typing import TYPE_CHECKING, Literal
 
 from experiments.common import cli
 from experiments.common.cli import UsageError, check_new_file
+from experiments.common.texts import check_texts, read_texts
 from experiments.sentiment.config import PRESETS, Config
 
 if TYPE_CHECKING:
@@ -118,25 +117,14 @@ def _evaluate(arguments: Evaluate) -> None:
 
 
 def _predict(arguments: Predict) -> None:
-    if arguments.text is not None and arguments.file is not None:
-        raise UsageError("--file: expected --text or --file, got both")
     check_new_file("html", arguments.html)
-    if arguments.file is not None and not arguments.file.is_file():
-        raise UsageError(f"--file: expected a file, found no {arguments.file}")
-    from experiments.common.tables import read_lines
+    check_texts(arguments.text, arguments.file)
     from experiments.common.workdir import write
     from experiments.sentiment import pictures
     from experiments.sentiment.predict import classify, word_by_word
 
     run = _restore(arguments.workdir)
-    if arguments.text is not None:
-        texts = [arguments.text]
-    elif arguments.file is not None:
-        texts = read_lines(arguments.file)
-    else:
-        texts = [line.rstrip("\n") for line in sys.stdin]
-    if not texts:
-        raise UsageError(f"--{'file' if arguments.file else 'text'}: expected a text, got none")
+    texts = read_texts(arguments.text, arguments.file)
     width = max(map(len, run.classes))
     for text, row in zip(texts, classify(run, texts), strict=True):
         note = "" if text.strip() else "   (an empty text)"
@@ -152,21 +140,12 @@ def _predict(arguments: Predict) -> None:
         write(arguments.html, pictures.page(shown, run.classes))
 
 
-def _defaults(command: str, preset: str) -> Any:
-    """The dataclass of a subcommand, with the preset's values where it has them."""
-    missing: Any = tyro.MISSING
-    if command == "train":
-        return Train(missing, PRESETS[preset], preset)  # type: ignore[arg-type]
-    return Evaluate(missing) if command == "evaluate" else Predict(missing)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     return cli.run(
         program="python -m experiments.sentiment",
         description="The class of a text, such as whether a review is positive: train, measure, predict.",
         commands={"train": (Train, _train), "evaluate": (Evaluate, _evaluate), "predict": (Predict, _predict)},
-        defaults=_defaults,
         presets=PRESETS,
         argv=argv,
     )

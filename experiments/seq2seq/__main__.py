@@ -6,11 +6,10 @@ import pathlib
 import sys
 from typing import Any, Literal, NamedTuple
 
-import tyro
-
 from experiments.common import cli
 from experiments.common.cli import UsageError, check_new_file
 from experiments.common.config import at_least, check
+from experiments.common.texts import check_texts, read_texts
 from experiments.seq2seq.config import PRESETS, Config
 
 Preset = Literal["demo", "scan", "multi30k", "multi30k_large", "tiny"]
@@ -154,14 +153,10 @@ def _evaluate(arguments: Evaluate) -> None:
 
 
 def _translate(arguments: Translate) -> None:
-    if arguments.text is not None and arguments.file is not None:
-        raise UsageError("--file: expected --text or --file, got both")
-    if arguments.file is not None and not arguments.file.is_file():
-        raise UsageError(f"--file: expected a file, found no {arguments.file}")
+    check_texts(arguments.text, arguments.file)
     check_new_file("attention", arguments.attention)
     check(arguments, at_least(arguments, 1, "n_best"))
     _check_search(arguments)
-    from experiments.common.tables import read_lines
     from experiments.seq2seq import data, pictures
     from experiments.seq2seq.train import align
     from experiments.seq2seq.translate import translate, words
@@ -174,14 +169,7 @@ def _translate(arguments: Translate) -> None:
     search = _search(arguments, run)
     if arguments.n_best > search.beams:
         raise UsageError(f"--n-best: expected at most --beams, {search.beams}, got {arguments.n_best}")
-    if arguments.text is not None:
-        texts = [arguments.text]
-    elif arguments.file is not None:
-        texts = read_lines(arguments.file)
-    else:
-        texts = [line.rstrip("\n") for line in sys.stdin]
-    if not texts:
-        raise UsageError(f"--{'file' if arguments.file else 'text'}: expected a text, got none")
+    texts = read_texts(arguments.text, arguments.file)
     cut = [len(run.source.cut(text)) for text in texts]
     if max(cut) > run.config.max_length:
         longer = sum(count > run.config.max_length for count in cut)
@@ -211,21 +199,12 @@ def _translate(arguments: Translate) -> None:
         pictures.plot_attention(arguments.attention, drawn[:8])
 
 
-def _defaults(command: str, preset: str) -> Any:
-    """The dataclass of a subcommand, with the preset's values where it has them."""
-    missing: Any = tyro.MISSING
-    if command == "train":
-        return Train(missing, PRESETS[preset], preset)  # type: ignore[arg-type]
-    return Evaluate(missing) if command == "evaluate" else Translate(missing)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     return cli.run(
         program="python -m experiments.seq2seq",
         description="From one sequence to another, such as a translation: train, measure, translate.",
         commands={"train": (Train, _train), "evaluate": (Evaluate, _evaluate), "translate": (Translate, _translate)},
-        defaults=_defaults,
         presets=PRESETS,
         argv=argv,
     )
