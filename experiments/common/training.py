@@ -123,14 +123,16 @@ class _Loop:
 
     def _initial_state(self) -> dict[str, Any]:
         """What a checkpoint holds: all that the next step depends on."""
+        # Far from the keys that `init` splits off, which a step's would be else.
         key = jax.random.key(self.task.config.seed)
+        steps = jax.random.fold_in(key, np.iinfo(np.uint32).max)
         params = jax.jit(self.task.init)(key)
         return {
             "params": params,
             "average": jax.tree.map(jnp.copy, params) if self.task.config.ema else (),
             "optimizer": self.optimizer.init(params),
             "carry": self.task.initial_carry(params),
-            "key": jax.random.key_data(key),
+            "key": jax.random.key_data(steps),
             "step": jnp.zeros((), jnp.int32),
             "loss_sum": jnp.zeros((), SUM),
             "norm_sum": jnp.zeros((), SUM),

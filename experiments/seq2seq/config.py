@@ -44,7 +44,7 @@ class Config(Training):
     min_count: int = 2
     """How often a token has to occur in training to be known; of no effect on pieces."""
     max_length: int = 60
-    """Longer pairs are not trained on, longer sources are cut, and no output is longer."""
+    """Longer pairs are not trained on; measured, they are cut, but for the text of the target; no output is longer."""
 
     # Model
     cell: CellName = "lstm"

@@ -27,12 +27,12 @@ class Corpus(NamedTuple):
     test: Pairs
 
     def sha256(self) -> str:
-        """The hash of how many pairs there are and of the first ones, to notice when a run goes on with other ones."""
+        """The hash of all pairs, to notice when a run goes on with other ones."""
         digest = hashlib.sha256()
         for pairs in self[1:]:
             digest.update(f"{len(pairs)}\n".encode())
-            for number in range(min(len(pairs), 1000)):
-                digest.update("\0".join(pairs[number]).encode("utf-8", "surrogatepass"))
+            for number in range(len(pairs)):
+                digest.update("\0".join((*pairs[number], "")).encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
 
 
@@ -134,7 +134,10 @@ class Batch(NamedTuple):
 
 
 class Encoded:
-    """Pairs as numbers, in batches. A pair is read and cut when its batch is made; only its lengths are kept."""
+    """Pairs as numbers, in batches. A pair is read and cut when its batch is made; only its lengths are kept.
+
+    One line of many thousand words would make its batch as long, so both sides are cut to `max_length` tokens.
+    """
 
     def __init__(
         self,
@@ -148,15 +151,15 @@ class Encoded:
         self.pairs, self._rest = pairs, (source, target, max_length, widths)
         self.lengths = measure(pairs, source, target) if lengths is None else lengths
         # A batch always has a step, and a target its start and end.
-        sources, targets = np.clip(self.lengths[:, 0], 1, max_length), self.lengths[:, 1] + 2
+        sources, targets = np.clip(self.lengths[:, 0], 1, max_length), np.minimum(self.lengths[:, 1], max_length) + 2
         self.widths = joint_widths(sources, targets, widths)
 
     def _encode(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """A pair: its source cut to the most tokens, its target with start and end."""
+        """A pair: its source, and its target with start and end; the target that is cut does not end."""
         source, target, max_length, _ = self._rest
         first, second = self.pairs[number]
-        words = target.encode(second)
-        return source.encode(first)[:max_length], np.array([START_ID, *words, END_ID], np.int32)
+        words = np.array([START_ID, *target.encode(second), END_ID], np.int32)
+        return source.encode(first)[:max_length], words[: max_length + 2]
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -171,6 +174,10 @@ class Encoded:
     def batches(self, rows: int) -> list[np.ndarray]:
         """The numbers of all pairs, in batches of like length."""
         return evaluation_batches(self.lengths.max(axis=1), rows)
+
+    def too_long(self) -> int:
+        """How many pairs are cut."""
+        return int((self.lengths > self._rest[2]).any(axis=1).sum())
 
     def trainable(self) -> "Encoded":
         """The pairs with two sides, of which neither is longer than the most tokens."""

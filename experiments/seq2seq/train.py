@@ -198,6 +198,8 @@ def _describe(run: Run) -> None:
         print(
             f"  {run.left_out:,} pairs are empty or longer than {run.config.max_length} tokens and are not trained on"
         )
+    if cut := run.valid.too_long() + run.test.too_long():
+        print(f"  {cut:,} pairs to measure are longer: their sources, and their targets for the perplexity, are cut")
     print(f"Tokens    {run.config.tokens}: {len(run.source):,} in sources, {len(run.target):,} in targets")
     print(f"Model     encoder {run.model.encoder!r}")
     print(f"          decoder {run.model.decoder!r}")

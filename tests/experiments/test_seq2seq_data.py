@@ -50,6 +50,16 @@ def test_split_of_dates_has_no_pair_twice() -> None:
     assert data.load(Config(seed=5)).sha256() == corpus.sha256(), "another seed trains on the same split"
 
 
+def test_another_pair_anywhere_is_another_corpus(tmp_path: pathlib.Path) -> None:
+    pairs = [(f"source {n}", f"target {n}") for n in range(3000)]
+    first = data.load(Config(data=(tsv(tmp_path / "a.tsv", pairs),))).sha256()
+    changed = [*pairs[:-1], ("source 2999", "another")]
+    moved = [*pairs[:-1], ("source", "2999 target 2999")]
+    hashes = {data.load(Config(data=(tsv(tmp_path / "b.tsv", other),))).sha256() for other in (pairs, changed, moved)}
+    assert first in hashes
+    assert len(hashes) == 3
+
+
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
 @pytest.mark.parametrize("last", [True, False])
 def test_lines_are_found_by_number(tmp_path: pathlib.Path, ending: str, last: bool) -> None:
@@ -187,6 +197,16 @@ def test_targets_begin_and_end_and_sources_are_cut() -> None:
     assert batch.target.T.tolist() == [
         [START_ID, x, y, END_ID], [START_ID, END_ID, 0, 0], [START_ID, x, END_ID, 0], [0, 0, 0, 0],
     ]  # fmt: skip
+
+
+def test_line_of_ten_thousand_words_makes_no_long_batch() -> None:
+    pairs = encoded([("a b", "x y"), ("a " * 10_000, "x " * 10_000), ("a", "x " * 6)])
+    batch = pairs.batch(np.arange(3), rows=3)
+    assert pairs.too_long() == 2
+    assert batch.source_lengths.tolist() == [2, 5, 1]
+    assert batch.target_lengths.tolist() == [4, 7, 7]
+    assert batch.target[:, 0].tolist()[3:] == [END_ID, 0, 0, 0]
+    assert END_ID not in batch.target[:, 1:], "where it is cut, a target does not end"
 
 
 def test_pairs_that_are_empty_or_too_long_are_not_trained_on() -> None:

@@ -142,6 +142,14 @@ def test_carry_is_handed_from_step_to_step(tmp_path: pathlib.Path) -> None:
     assert [row["loss"] for row in read_metrics(tmp_path) if row["split"] == "train"] == list(range(STEPS))
 
 
+def test_no_step_draws_what_another_or_init_drew(tmp_path: pathlib.Path) -> None:
+    drawn = lambda params, carry, batch, key: (0 * params["x"].sum() + jax.random.uniform(key), carry)
+    train(dataclasses.replace(task(), loss=drawn), tmp_path)
+    steps = [np.float32(row["loss"]) for row in read_metrics(tmp_path) if row["split"] == "train"]
+    split_off = jax.vmap(jax.random.uniform)(jax.random.split(jax.random.key(Training().seed), 100))
+    assert len({*steps, *np.asarray(split_off)}) == STEPS + 100
+
+
 @pytest.mark.parametrize(("keep", "largest", "step"), [("best", False, 6), ("best", True, 3), ("last", False, 12)])
 def test_best_or_last_parameters_are_kept(tmp_path: pathlib.Path, keep: Any, largest: bool, step: int) -> None:
     kept = train(dataclasses.replace(task(values=[3.0, 1.0, 2.0, 1.5], keep=keep), largest=largest), tmp_path)
