@@ -1,6 +1,7 @@
-"""The real builder of tensorflow-datasets, offline, from its source file."""
+"""Data sets of tensorflow-datasets, offline: a real builder from its source file, others as they are once prepared."""
 
 import importlib.util
+import json
 import pathlib
 import shutil
 import subprocess
@@ -52,3 +53,69 @@ def test_without_tensorflow_the_error_says_what_to_install(tmp_path):
     assert result.returncode != 0
     assert "UsageError: --dataset: tensorflow-datasets needs TensorFlow, once" in result.stderr
     assert "pip install tensorflow-cpu" in result.stderr
+
+
+# Data sets under the names, splits and features of real ones.
+STORE = """
+import sys
+import tensorflow_datasets as tfds
+from tensorflow_datasets import features
+from tensorflow_datasets.core.dataset_builders.adhoc_builder import store_as_tfds_dataset
+
+def store(name, config, kinds, **splits):
+    version = str(tfds.builder(f"{name}/{config}", data_dir=sys.argv[1]).version)
+    rows = {split: list(enumerate(examples)) for split, examples in splits.items()}
+    store_as_tfds_dataset(
+        name=name, version=version, config=config, data_dir=sys.argv[1], file_format="array_record",
+        features=kinds, split_datasets=rows, disable_shuffling=True,
+    )
+
+kinds = features.FeaturesDict({"text": features.Text(), "label": features.ClassLabel(names=["neg", "pos"])})
+reviews = [{"text": f"review <br />{n}", "label": n % 2} for n in range(26)]
+store("imdb_reviews", "plain_text", kinds, train=reviews[:20], test=reviews[20:])
+names = ["negative", "positive"]
+kinds = features.FeaturesDict({"sentence": features.Text(), "label": features.ClassLabel(names=names)})
+phrases = [{"sentence": f"phrase {n}", "label": n % 2} for n in range(26)]
+store("glue", "sst2", kinds, train=phrases[:20], validation=phrases[20:])
+pairs = [{"pt": f"fonte \\u00e3 {n}", "en": f"source {n}"} for n in range(29)]
+kinds = features.Translation(languages=("pt", "en"))
+store("ted_hrlr_translate", "pt_to_en", kinds, train=pairs[:20], validation=pairs[20:25], test=pairs[25:])
+"""
+
+LOAD = """
+import json, sys
+from experiments.sentiment import config, data
+from experiments.seq2seq import config as pair_config, data as pair_data
+loaded = [
+    data.load(config.Config(dataset="imdb_reviews", tfds_dir=sys.argv[1])),
+    data.load(config.Config(dataset="glue/sst2", tfds_dir=sys.argv[1])),
+    pair_data.load(pair_config.Config(dataset="ted_hrlr_translate/pt_to_en", tfds_dir=sys.argv[1])),
+]
+for source, *parts in loaded:
+    print(json.dumps([source, [[part[n] for n in range(len(part))] for part in parts]]))
+print(json.dumps("tensorflow" in sys.modules))
+"""
+
+
+@pytest.mark.skipif(not has_tensorflow, reason="TensorFlow, which prepares the data sets, is not installed")
+def test_reviews_phrases_and_translations_are_read_without_tensorflow(tmp_path):
+    for program in (STORE, LOAD):
+        words = [sys.executable, "-c", program, str(tmp_path)]
+        result = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, result.stderr
+    imdb, sst2, ted, tensorflow = map(json.loads, result.stdout.splitlines())
+    assert not tensorflow
+    sources = [source for source, _ in (imdb, sst2, ted)]
+    assert all(source.endswith(" of tensorflow-datasets") for source in sources)
+    names = [source.rpartition("/")[0] for source in sources]
+    assert names == ["imdb_reviews/plain_text", "glue/sst2", "ted_hrlr_translate/pt_to_en"]
+    for (_, (train, valid, test)), text, classes in (
+        (imdb, "review  {}", ("neg", "pos")),
+        (sst2, "phrase {}", ("negative", "positive")),
+    ):
+        expected = [[text.format(n), classes[n % 2]] for n in range(26)]
+        assert (len(train), len(valid)) == (18, 2)
+        assert sorted([*train, *valid]) == sorted(expected[:20])
+        assert test == expected[20:]
+    expected = [[f"fonte \u00e3 {n}", f"source {n}"] for n in range(29)]
+    assert ted[1] == [expected[:20], expected[20:25], expected[25:]]
