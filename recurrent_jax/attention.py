@@ -146,19 +146,40 @@ class Attention:
 
         Returns:
           `(context [..., M], weights [..., S])`; the context in the memory's dtype, the weights in at least float32.
+
+        Raises:
+          ValueError: the batch shape of the query is not, or does not end in, that of the memory.
         """
+        batch = memory.values.shape[:-2]
+        if query.shape[max(0, query.ndim - 1 - len(batch)) : -1] != batch:
+            expected = ", ".join(["...", *map(str, batch), "Q"])
+            raise ValueError(f"query: expected [{expected}], the batch shape of the memory, got {list(query.shape)}")
         exact = accumulator(memory.keys.dtype)
         query = query.astype(memory.keys.dtype)
         if params.v is None or params.w_query is None:
-            scores = jnp.einsum("...q,...sq->...s", query, memory.keys, preferred_element_type=exact)
+            scores = _row_by_row(query, memory.keys, contracted=-1)
         else:
             query = matmul(query, params.w_query.astype(query.dtype))
             units = jnp.tanh(query[..., None, :] + _lift(memory.keys, query.ndim + 1).astype(exact))
             scores = jnp.einsum("...sa,a->...s", units, params.v.astype(exact))
         weights = _softmax(scores, None if memory.mask is None else _lift(memory.mask, scores.ndim))
         values = memory.values
-        context = jnp.einsum("...s,...sm->...m", weights.astype(values.dtype), values, preferred_element_type=exact)
+        context = _row_by_row(weights.astype(values.dtype), values, contracted=-2)
         return context.astype(values.dtype), weights
+
+
+def _row_by_row(queries: Array, memory: Array, contracted: int) -> Array:
+    """Each row's `queries [..., *batch, X]` times its matrix of `memory [*batch, .., ..]`, over the axis of X there.
+
+    As `einsum` does it, but with the queries on the left, always: XLA's CPU backend can't run every bfloat16 matmul whose
+    left side is transposed.
+    """
+    batch = tuple(range(memory.ndim - 2))
+    before = queries.ndim - 1 - len(batch)
+    numbers = (((queries.ndim - 1,), (memory.ndim + contracted,)), (tuple(before + axis for axis in batch), batch))
+    product = jax.lax.dot_general(queries, memory, numbers, preferred_element_type=accumulator(memory.dtype))
+    # [*batch, ..., Y]
+    return jnp.moveaxis(product, batch, tuple(before + axis for axis in batch))
 
 
 def _softmax(scores: Array, mask: Array | None) -> Array:

@@ -218,6 +218,30 @@ def test_softmax_of_half_precision_is_computed_in_single(dtype: str) -> None:
     np.testing.assert_allclose(weights, shares / shares.sum(), rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", SCORES)
+@pytest.mark.parametrize("steps", [(), (9,)], ids=str)
+def test_attention_of_half_precision_is_that_of_single(kind: Any, steps: tuple[int, ...]) -> None:
+    attention = rj.Attention(kind)
+    params = attention.init(jax.random.key(0), 8, 8)
+    values, query = (0.5 * normal(seed, *shape) for seed, shape in ((1, (7, ROWS, 8)), (2, (*steps, ROWS, 8))))
+
+    def context(dtype: Any) -> Any:
+        def attend(values: Any, query: Any) -> Any:
+            memory = attention.remember(params, values.astype(dtype), lengths=LENGTHS)
+            return attention.apply(params, query.astype(dtype), memory)[0].astype("float32")
+
+        return attend
+
+    def gradient(dtype: Any) -> Any:
+        return jax.jit(jax.grad(lambda *args: jnp.sum(context(dtype)(*args) ** 2), (0, 1)))
+
+    for function in (context, gradient):
+        half, single = (jax.tree.leaves(function(dtype)(values, query)) for dtype in ("bfloat16", "float32"))
+        for one, other in zip(half, single, strict=True):
+            # A few roundings of 8 bits.
+            np.testing.assert_allclose(one, other, atol=0.03 * abs(other).max())
+
+
 def test_cell_of_half_precision_keeps_its_dtypes() -> None:
     cell = rj.AttentiveCell(rj.LSTM(UNITS, dtype="bfloat16"), UNITS, dtype="bfloat16")
     params = cell.init(jax.random.key(0), FEATURES)
@@ -309,6 +333,15 @@ def test_attentive_cell_keeps_the_contract_of_cells() -> None:
 def test_errors_of_making_name_the_argument(make: Any, error: Any, message: str) -> None:
     with pytest.raises(error, match=message):
         make()
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 4), (3, 2, 4)])
+def test_query_of_another_batch_is_refused(shape: tuple[int, ...]) -> None:
+    attention = rj.Attention()
+    params = attention.init(jax.random.key(0), 4, 4)
+    memory = attention.remember(params, jnp.ones((5, 3, 4)))
+    with pytest.raises(ValueError, match=r"query: expected \[..., 3, Q\], the batch shape of the memory, got \["):
+        attention.apply(params, jnp.ones(shape), memory)
 
 
 @pytest.mark.parametrize(
