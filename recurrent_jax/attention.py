@@ -171,8 +171,8 @@ class Attention:
 def _row_by_row(queries: Array, memory: Array, contracted: int) -> Array:
     """Each row's `queries [..., *batch, X]` times its matrix of `memory [*batch, .., ..]`, over the axis of X there.
 
-    As `einsum` does it, but with the queries on the left, always: XLA's CPU backend can't run every bfloat16 matmul whose
-    left side is transposed.
+    As `einsum` does it, but with the queries on the left, always: XLA's CPU backend can't run every bfloat16 matmul
+    whose left side is transposed.
     """
     batch = tuple(range(memory.ndim - 2))
     before = queries.ndim - 1 - len(batch)

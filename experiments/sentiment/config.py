@@ -101,7 +101,7 @@ PRESETS = {
     "sst2": Config(
         batch_size=64, epochs=3.0, learning_rate=1e-3, max_length=60, evals=6, text_column="sentence",
         valid_fraction=0.02, embedding_size=256, hidden_size=128, pooling="max", dropout=0.5, embedding_dropout=0.3,
-        word_dropout=0.1,
+        word_dropout=0.1, ema=0.999,
     ),
     # A few seconds, to see that all works.
     "tiny": Config(widths=1, max_examples=600, hidden_size=16, embedding_size=16, epochs=1.0, batch_size=16, evals=2),
