@@ -20,7 +20,8 @@ class RNN(nn.Module):
 
     The parameters are those of `cell.init` in plain dicts, `{"params": {"cell": {"w_x": ..., "w_h": ..., "b": ...}}}`;
     in a stack each layer has its number above them, "0" the lowest. `rj.LSTMParams(**variables["params"]["cell"])` is
-    what `rj.unroll` and `cell.step` take; `flax.serialization.to_state_dict(params)` makes such dicts.
+    what `rj.unroll` and `cell.step` take (for `GRU(reset="before")` with `b_n=None`);
+    `flax.serialization.to_state_dict(params)` makes such dicts.
 
     Other than in Flax, outputs at padding are exactly 0, what padding holds changes neither results nor gradients, a
     row of length 0 returns its initial carry, and carries are this library's: `LSTMCarry(h, c)`, `RNNCarry(h)`, a tuple

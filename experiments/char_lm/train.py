@@ -61,32 +61,31 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, float]:
     config = absolute(config, "data", "tfds_dir", "tfds_manual_dir")
     run_folder.check_run(workdir, config)
     run = Run(config)
+
+    def look(params: Any, step: int) -> None:
+        _samples(run, params, workdir, step)
+        _plot(workdir)
+
+    task = Task(
+        config=config,
+        init=run.model.init,
+        loss=run.loss,
+        batches=grain.MapDataset.source(run.streams),
+        steps_per_epoch=run.streams.steps_per_epoch,
+        unit="char",
+        per_step=config.batch_size * config.chunk_length,
+        measure=lambda params, watch: _measure(run, params, "valid", watch),
+        size=2 * (len(run.indices["valid"]) - 1),
+        initial_carry=lambda params: run.model.initial_carry(params, config.batch_size),
+        look=look,
+    )
     run_folder.open_run(workdir, config)
     _keep_text(run, workdir)
     _describe(run)
     if not run_folder.read_metrics(workdir):
         _show("Before training", _samples(run, run.model.init(jax.random.key(config.seed)), workdir, 0))
 
-    def look(params: Any, step: int) -> None:
-        _samples(run, params, workdir, step)
-        _plot(workdir)
-
-    params = run_training(
-        Task(
-            config=config,
-            init=run.model.init,
-            loss=run.loss,
-            batches=grain.MapDataset.source(run.streams),
-            steps_per_epoch=run.streams.steps_per_epoch,
-            unit="char",
-            per_step=config.batch_size * config.chunk_length,
-            measure=lambda params, watch: _measure(run, params, "valid", watch),
-            size=2 * (len(run.indices["valid"]) - 1),
-            initial_carry=lambda params: run.model.initial_carry(params, config.batch_size),
-            look=look,
-        ),
-        workdir,
-    )
+    params = run_training(task, workdir)
     return _finish(run, params, workdir)
 
 

@@ -7,16 +7,19 @@ import grain
 import jax
 import orbax.checkpoint as ocp
 
+# The newest, and one before it: a run that was killed may have to drop the newest.
+_KEPT = 2
+
 
 class Checkpoints:
-    """The checkpoints in one folder, the newest few of them kept.
+    """The checkpoints in one folder, the newest two of them kept.
 
     A checkpoint appears under its final name only when it is whole, so a run that was killed while
     it saved goes on from the one before.
     """
 
-    def __init__(self, folder: pathlib.Path, keep: int = 2) -> None:
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
+    def __init__(self, folder: pathlib.Path) -> None:
+        options = ocp.CheckpointManagerOptions(max_to_keep=_KEPT, enable_async_checkpointing=False)
         self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
 
     def latest(self) -> int | None:

@@ -60,7 +60,7 @@ def plot_curves(path: pathlib.Path, rows: list[dict[str, Any]], panels: Sequence
     ):
         points = Curve(label, "train", key).points(rows)
         if points:
-            axes.plot(*zip(*points, strict=True), color=colour, linewidth=1)
+            axes.plot(*zip(*points, strict=True), color=colour, linewidth=1, marker="." if len(points) == 1 else None)
         axes.set_ylabel(label, color=colour)
         if key == "grad_norm":
             axes.set_yscale("log")
@@ -76,7 +76,9 @@ def _draw(axes: Any, panel: Panel, rows: list[dict[str, Any]]) -> None:
     for curve in panel.curves:
         points = curve.points(rows)
         if points:
-            axes.plot(*zip(*points, strict=True), label=curve.label, **curve.style)
+            # A line through one point would not be seen.
+            lone = {"marker": "o", "markersize": 3} if len(points) == 1 else {}
+            axes.plot(*zip(*points, strict=True), label=curve.label, **{**lone, **curve.style})
             values = [value for _, value in points]
             low.append(min(values))
             # The first losses of a training are far above all that matters.

@@ -40,8 +40,9 @@ def sweep(
     others = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     ours = {str(seed): row for seed, row in numbers.items()}
     run_folder.write(path, json.dumps({**others, **ours}, indent=2) + "\n")
-    print(f"\n{'test split':<16}{'mean':>9}{'std':>9}{'least':>9}{'most':>9}   over {seeds} seeds")
+    width = max(16, 2 + max(map(len, next(iter(numbers.values())))))
+    print(f"\n{'test split':<{width}}{'mean':>9}{'std':>9}{'least':>9}{'most':>9}   over {seeds} seeds")
     for name in next(iter(numbers.values())):
         values = [row[name] for row in numbers.values()]
         mean, spread = statistics.mean(values), statistics.stdev(values)
-        print(f"{name:<16}{mean:9.4f}{spread:9.4f}{min(values):9.4f}{max(values):9.4f}")
+        print(f"{name:<{width}}{mean:9.4f}{spread:9.4f}{min(values):9.4f}{max(values):9.4f}")

@@ -40,7 +40,7 @@ class Task:
       per_step: how many of it a step takes.
       measure: from parameters and a function that takes progress to the numbers of the valid split.
       size: what that progress ends at, in units.
-      goal: which of these numbers is to be the best one.
+      goal: which of these numbers is to be the best one; of equals that with the smaller "loss".
       largest: whether its largest value is the best; else its smallest.
       initial_carry: what the first step's loss is given as carry.
       look: called after each measurement with parameters and step, to draw pictures and samples.
@@ -59,6 +59,12 @@ class Task:
     largest: bool = False
     initial_carry: Callable[[PyTree], PyTree] = lambda params: ()
     look: Callable[[PyTree, int], None] = lambda params, step: None
+
+    def __post_init__(self) -> None:
+        if self.config.accumulate > self.steps:
+            raise UsageError(
+                f"--accumulate: expected at most the {self.steps} steps of the training, got {self.config.accumulate}"
+            )
 
     @property
     def steps(self) -> int:
@@ -89,10 +95,6 @@ class _Loop:
 
     def __init__(self, task: Task, workdir: pathlib.Path) -> None:
         self.task, config = task, task.config
-        if config.accumulate > task.steps:
-            raise UsageError(
-                f"--accumulate: expected at most the {task.steps} steps of the training, got {config.accumulate}"
-            )
         updates, per_epoch = max(1, task.steps // config.accumulate), max(1, task.steps_per_epoch // config.accumulate)
         self.schedule = make_schedule(
             config.schedule, config.learning_rate, updates, per_epoch,
@@ -103,7 +105,7 @@ class _Loop:
         )
         if config.accumulate > 1:
             self.optimizer = optax.MultiSteps(self.optimizer, config.accumulate)
-        self.checkpoints, self.kept = Checkpoints(workdir / "checkpoints"), Checkpoints(workdir / "kept", keep=1)
+        self.checkpoints, self.kept = Checkpoints(workdir / "checkpoints"), Checkpoints(workdir / "kept")
         self.position = iter(task.batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)))
         self.state = self._initial_state()
         self.done = self.checkpoints.latest() or 0
@@ -136,7 +138,8 @@ class _Loop:
             "step": jnp.zeros((), jnp.int32),
             "loss_sum": jnp.zeros((), SUM),
             "norm_sum": jnp.zeros((), SUM),
-            "best": jnp.asarray(-jnp.inf if self.task.largest else jnp.inf, SUM),
+            # The goal's value, larger or smaller than all, and the loss.
+            "best": jnp.array([-jnp.inf if self.task.largest else jnp.inf, jnp.inf], SUM),
             "waited": jnp.zeros((), jnp.int32),
         }
 
@@ -159,10 +162,10 @@ class _Loop:
                 self.state = step_function(self.state, batch)
                 if step % config.log_every == 0:
                     shown = self._log(step)
-                if step in measured:
-                    self._measure(step, shown)
+                # A checkpoint knows what was kept: a run that is killed would else go on from before, and drop it.
+                kept = step in measured and self._measure(step, shown)
                 stop = interrupted()
-                if step % config.checkpoint_every == 0 or self._over(step) or stop:
+                if step % config.checkpoint_every == 0 or kept or self._over(step) or stop:
                     self._save(step)
                 self.bar.set_postfix_str(shown, refresh=False)
                 self.bar.update(task.per_step)
@@ -181,8 +184,8 @@ class _Loop:
         _check_finite(loss, step)
         return f"loss {loss:.3f}"
 
-    def _measure(self, step: int, shown: str) -> None:
-        """Measures the valid split, and keeps the parameters if they are to be kept."""
+    def _measure(self, step: int, shown: str) -> bool:
+        """Measures the valid split, and keeps the parameters if they are to be kept; returns whether they were."""
         task = self.task
         _check_finite(float(self.state["loss_sum"]), step)
         self.bar.set_postfix_str(f"{shown}, measuring the valid split")
@@ -191,15 +194,19 @@ class _Loop:
             values = task.measure(params, bar.update)
         self.metrics.add(step, "valid", **values)
         # Rounded as it is stored: else the same number again may seem better.
-        value, best = float(np.float32(values[task.goal])), float(self.state["best"])
+        value, loss = (float(np.float32(values[name])) for name in (task.goal, "loss"))
+        best, best_loss = map(float, self.state["best"])
         better = value > best if task.largest else value < best
+        better = better or (value == best and loss < best_loss)
         self.waited = 0 if better else self.waited + 1
         self.state = {**self.state, "waited": jnp.asarray(self.waited, jnp.int32)}
         if better:
-            self.state = {**self.state, "best": jnp.asarray(value, SUM)}
-        if better or task.config.keep == "last" or self.kept.latest() is None:
+            self.state = {**self.state, "best": jnp.asarray([value, loss], SUM)}
+        kept = better or task.config.keep == "last" or self.kept.latest() is None
+        if kept:
             self.kept.save(step, params=params)
         task.look(params, step)
+        return kept
 
     def _save(self, step: int) -> None:
         """Saves the parameters as one item, so that they can be read alone, and the rest as another."""

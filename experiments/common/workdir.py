@@ -84,12 +84,15 @@ def read_config(workdir: pathlib.Path, kind: Any) -> Any:
     """
     path = workdir / "config.json"
     if not path.exists():
-        raise UsageError(f"--workdir: expected the folder of a trained run, found no {path}")
+        runs = sorted(folder.parent.name for folder in workdir.glob("*/config.json"))
+        hint = f"; it holds runs: {', '.join(runs)}" if runs else ""
+        raise UsageError(f"--workdir: expected the folder of a trained run, found no {path}{hint}")
     stored = _read(path)
     known = {field.name for field in dataclasses.fields(kind)}
     if stored.keys() != known:
-        odd = ", ".join(sorted(stored.keys() ^ known))
-        raise UsageError(f"--workdir: {path} was written by another version of this program ({odd})")
+        odd = sorted(stored.keys() ^ known)
+        few = ", ".join(odd[:5]) + (", ..." if len(odd) > 5 else "")
+        raise UsageError(f"--workdir: {path} is of another experiment, or of another version of this one ({few})")
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()})
 
 
@@ -102,7 +105,7 @@ def restore_kept(workdir: pathlib.Path, example: Any) -> Any:
     from experiments.common.checkpoint import Checkpoints
 
     if (workdir / "kept").is_dir():
-        kept = Checkpoints(workdir / "kept", keep=1)
+        kept = Checkpoints(workdir / "kept")
         if kept.latest() is not None:
             return kept.restore(params=example)["params"]
     raise UsageError(f"--workdir: {workdir} holds no measured model yet; train it further")

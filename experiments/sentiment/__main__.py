@@ -108,7 +108,7 @@ def _evaluate(arguments: Evaluate) -> None:
     print(f"{name}: {len(examples):,} texts")
     for key, value in values.items():
         print(f"{key.replace('_', ' '):<20}{value:9.4f}")
-    width = max(map(len, run.classes))
+    width = max(map(len, ("true class", *run.classes)))
     print(f"\n{'true class':<{width}}  texts  right")
     for number, label in enumerate(run.classes):
         own = log_probs[encoded.labels == number]

@@ -68,11 +68,17 @@ def load(config: Config) -> Corpus:
     # Another seed trains another model, on the same split.
     order = np.random.default_rng(0).permutation(len(examples))
     examples = [examples[i] for i in order]
+    drawn: list[Example] = []
     if test is None:
         count = round(config.test_fraction * len(examples))
-        test, examples = examples[:count], examples[count:]
+        drawn, examples = examples[:count], examples[count:]
     count = round(config.valid_fraction * len(examples))
     valid, train = examples[:count], examples[count:][: config.max_examples or None]
+    # The few examples of a rare class may all have been drawn: they are of use in training only.
+    common = {example.label for example in train}
+    train = [*train, *(example for example in (*drawn, *valid) if example.label not in common)]
+    drawn, valid = ([example for example in part if example.label in common] for part in (drawn, valid))
+    test = drawn if test is None else test
     if not train or not valid or not test:
         raise UsageError(
             f"--data: expected examples for training, valid and test split, got {len(train)}, {len(valid)} and "
@@ -81,8 +87,7 @@ def load(config: Config) -> Corpus:
     known = {example.label for example in train}
     if len(known) < 2:
         raise UsageError(f"--data: expected two classes or more to train on, got {len(known)}: {', '.join(known)}")
-    for name, part in (("valid", valid), ("test", test)):
-        check_labels("data", f"the {name} split", part, known)
+    check_labels("data" if config.test_data is None else "test-data", "the test split", test, known)
     return Corpus(source, train, valid, test)
 
 

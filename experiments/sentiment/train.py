@@ -85,28 +85,26 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, float]:
     config = absolute(config, "data", "test_data", "tfds_dir", "tfds_manual_dir", "vectors")
     run_folder.check_run(workdir, config)
     run = Run(config)
+    valid = run.splits["valid"]
+    task = Task(
+        config=config,
+        init=run.init,
+        loss=run.loss,
+        batches=run.splits["train"].training_batches(run.plan),
+        steps_per_epoch=run.plan.steps_per_epoch,
+        unit="example",
+        per_step=run.plan.batch_size,
+        measure=lambda params, watch: measure(log_probabilities(run.model, params, valid, watch), valid.labels),
+        size=len(valid.labels),
+        goal="accuracy",
+        largest=True,
+        look=lambda params, step: _plot(workdir, baselines),
+    )
     run_folder.open_run(workdir, config)
     _keep_words(run, workdir)
     _describe(run)
     baselines = _baselines(run, workdir)
-    valid = run.splits["valid"]
-    params = run_training(
-        Task(
-            config=config,
-            init=run.init,
-            loss=run.loss,
-            batches=run.splits["train"].training_batches(run.plan),
-            steps_per_epoch=run.plan.steps_per_epoch,
-            unit="example",
-            per_step=run.plan.batch_size,
-            measure=lambda params, watch: measure(log_probabilities(run.model, params, valid, watch), valid.labels),
-            size=len(valid.labels),
-            goal="accuracy",
-            largest=True,
-            look=lambda params, step: _plot(workdir, baselines),
-        ),
-        workdir,
-    )
+    params = run_training(task, workdir)
     return _finish(run, params, workdir, baselines)
 
 

@@ -158,6 +158,7 @@ def _translate(arguments: Translate) -> None:
     check(arguments, at_least(arguments, 1, "n_best"))
     _check_search(arguments)
     from experiments.seq2seq import data, pictures
+    from experiments.seq2seq.tokens import UNKNOWN_ID
     from experiments.seq2seq.train import align
     from experiments.seq2seq.translate import translate, words
 
@@ -176,6 +177,10 @@ def _translate(arguments: Translate) -> None:
         print(f"note: only the first {run.config.max_length} tokens are read of {longer} texts", file=sys.stderr)
     if min(cut) == 0:
         print(f"note: {cut.count(0)} texts are empty: so are their outputs", file=sys.stderr)
+    numbered = [pair for text in texts for pair in zip(run.source.cut(text), run.source.encode(text), strict=True)]
+    unknown = [token for token, number in numbered if number == UNKNOWN_ID]
+    if unknown:
+        print(f"note: never seen in training: {', '.join(dict.fromkeys(unknown))}", file=sys.stderr)
     pairs = data.Encoded(
         [(text, "") for text in texts], run.source, run.target, run.config.max_length, run.config.widths
     )

@@ -86,7 +86,6 @@ class Config(Training):
         """What the fields have to keep."""
         sizes = (
             "widths",
-            "vocabulary_size",
             "min_count",
             "max_length",
             "hidden_size",
@@ -98,6 +97,8 @@ class Config(Training):
         attends = self.attention in ("dot", "general", "additive")
         return [
             *at_least(self, 1, *sizes, "widths", "valid_pairs", "test_pairs"),
+            # Four of them are special.
+            *at_least(self, 5, "vocabulary_size"),
             kernel_fits(self),
             *at_least(self, 0, "length_normalisation", "coverage_penalty"),
             *shares(self, "dropout"),

@@ -31,7 +31,8 @@ class Lines:
     def __init__(self, option: str, path: pathlib.Path) -> None:
         self.path = path
         if not path.is_file():
-            raise UsageError(f"--{option}: expected a file, found no {path}")
+            found = f"a folder at {path}" if path.is_dir() else f"no {path}"
+            raise UsageError(f"--{option}: expected a file, found {found}")
         try:
             if path.suffix == ".gz":
                 self._bytes: bytes | mmap.mmap = gzip.decompress(path.read_bytes())
@@ -117,8 +118,12 @@ class Part:
 
 
 def read(option: str, paths: tuple[str, ...]) -> Pairs:
-    """The pairs of one file with two columns, or of two files."""
+    """The pairs of one file with two columns, or of two files; blank lines are none."""
     if not 1 <= len(paths) <= 2:
         raise UsageError(f"--{option}: expected one or two files, got {len(paths)}")
     files = [pathlib.Path(path).expanduser() for path in paths]
-    return Columns(option, *files) if len(files) == 1 else Parallel(option, *files)
+    pairs = Columns(option, *files) if len(files) == 1 else Parallel(option, *files)
+    numbers = [number for number in range(len(pairs)) if any(side.strip() for side in pairs[number])]
+    if not numbers:
+        raise UsageError(f"--{option}: expected pairs, {' and '.join(map(str, files))} has only blank lines")
+    return pairs if len(numbers) == len(pairs) else Part(pairs, np.array(numbers))

@@ -43,7 +43,11 @@ def plot_attention(path: pathlib.Path, examples: Sequence[Aligned]) -> None:
         if not single:
             plt.setp(axes.get_xticklabels(), ha="left", rotation_mode="anchor")
         axes.xaxis.tick_top()
+        axes.set_xlabel("source")
+        axes.xaxis.set_label_position("top")
+        axes.set_ylabel("output")
         axes.tick_params(length=0)
+    figure.suptitle("attention: the darker, the larger the weight; each row sums to 1", fontsize=9)
     with warnings.catch_warnings():
         # A font without the signs of a script draws boxes, which is no reason to stop.
         warnings.filterwarnings("ignore", message="Glyph")

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from experiments.common import workdir as run_folder
+from experiments.common.cli import UsageError
 from experiments.common.words import END, PAD, START, UNKNOWN, Vocabulary, tokenize
 from experiments.seq2seq.config import Tokens
 
@@ -97,12 +98,17 @@ class Pieces:
         import sentencepiece
 
         written = io.BytesIO()
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(texts), model_writer=written, vocab_size=size, hard_vocab_limit=False,
-            character_coverage=1.0, input_sentence_size=100_000, shuffle_input_sentence=False, minloglevel=2,
-            pad_id=PAD_ID, bos_id=START_ID, eos_id=END_ID, unk_id=UNKNOWN_ID,
-            pad_piece=PAD, bos_piece=START, eos_piece=END, unk_piece=UNKNOWN,
-        )  # fmt: skip
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(texts), model_writer=written, vocab_size=size, hard_vocab_limit=False,
+                character_coverage=1.0, input_sentence_size=100_000, shuffle_input_sentence=False, minloglevel=2,
+                pad_id=PAD_ID, bos_id=START_ID, eos_id=END_ID, unk_id=UNKNOWN_ID,
+                pad_piece=PAD, bos_piece=START, eos_piece=END, unk_piece=UNKNOWN,
+            )  # fmt: skip
+        except (RuntimeError, OSError) as error:
+            raise UsageError(
+                f"--tokens: sentencepiece made no pieces with --vocabulary-size {size}: {error}"
+            ) from error
         return Pieces(written.getvalue())
 
     def __len__(self) -> int:

@@ -86,27 +86,25 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, float]:
     config = absolute(config)
     run_folder.check_run(workdir, config)
     run = Run(config, workdir)
+    task = Task(
+        config=config,
+        init=run.model.init,
+        loss=run.loss,
+        batches=run.train.training_batches(run.plan),
+        steps_per_epoch=run.plan.steps_per_epoch,
+        unit="pair",
+        per_step=run.plan.batch_size,
+        measure=run.measure,
+        size=len(run.valid) + len(run.few),
+        goal=config.goal,
+        largest=config.goal != "loss",
+        initial_carry=lambda params: jnp.zeros((), jnp.int32),
+        look=lambda params, step: _plot(workdir),
+    )
     run_folder.open_run(workdir, config)
     _keep(run, workdir)
     _describe(run)
-    params = run_training(
-        Task(
-            config=config,
-            init=run.model.init,
-            loss=run.loss,
-            batches=run.train.training_batches(run.plan),
-            steps_per_epoch=run.plan.steps_per_epoch,
-            unit="pair",
-            per_step=run.plan.batch_size,
-            measure=run.measure,
-            size=len(run.valid) + len(run.few),
-            goal=config.goal,
-            largest=config.goal != "loss",
-            initial_carry=lambda params: jnp.zeros((), jnp.int32),
-            look=lambda params, step: _plot(workdir),
-        ),
-        workdir,
-    )
+    params = run_training(task, workdir)
     return _finish(run, params, workdir)
 
 

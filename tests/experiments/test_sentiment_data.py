@@ -142,7 +142,7 @@ def test_empty_text_is_a_text_of_no_words(tmp_path: pathlib.Path) -> None:
         (
             {"t.tsv": "text\tlabel\n" + "a\t1\nb\t0\n" * 50, "u.tsv": "text\tlabel\nc\tmeh\n"},
             {"data": "t.tsv", "test_data": "u.tsv"},
-            "--data: expected one of the classes '0', '1', which were trained on, got 'meh' in the test split, at 'c'",
+            "--test-data: expected one of the classes '0', '1', which were trained on, got 'meh' in the test split",
         ),
         ({"d/x.md": "x"}, {"data": "d"}, "expected files train/LABEL/NAME.txt in"),
         ({"t.tar.gz": "x"}, {"data": "t.tar.gz"}, "t.tar.gz can't be read"),
@@ -157,9 +157,21 @@ def test_mistakes_are_named(tmp_path: pathlib.Path, files: Any, options: Any, me
         data.load(Config(**{name: str(tmp_path / value) for name, value in options.items()}))
 
 
+def test_only_examples_of_a_class_are_trained_on(tmp_path: pathlib.Path) -> None:
+    rare = [(f"rare {n}", f"class {n}") for n in range(20)]
+    rows = [(f"text {n}", "ab"[n % 2]) for n in range(80)]
+    path = tmp_path / "t.tsv"
+    path.write_text("text\tlabel\n" + "".join(f"{text}\t{label}\n" for text, label in rows + rare))
+    corpus = data.load(Config(data=str(path)))
+    assert sorted(corpus.train + corpus.valid + corpus.test) == sorted(rows + rare)
+    assert {*rare} <= {*corpus.train}
+    assert min(len(corpus.valid), len(corpus.test)) > 3
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"vocabulary_size": 2}, "--vocabulary-size: expected 3 or more, got 2"),
         ({"hidden_size": 0}, "--hidden-size: expected a positive integer, got 0"),
         ({"word_dropout": 1.0}, "--word-dropout: expected 0 or more and less than 1"),
         ({"data": "x", "dataset": "glue/sst2"}, "--dataset: expected --data or --dataset, not both"),

@@ -109,6 +109,7 @@ def test_pairs_of_two_columns_two_files_and_scan(tmp_path: pathlib.Path) -> None
         ({"t.tsv": "a\tb\n"}, "--data: expected pairs for training, valid and test split, got 1, 0 and 0"),
         ({"a": "x\n", "b": "x\ny\n"}, "--data: expected as many lines in both files, got 1 in .* and 2 in"),
         ({"t.gz": "x"}, "t.gz can't be read"),
+        ({"t.tsv": "\n \t \n\n"}, "--data: expected pairs, .*t.tsv has only blank lines"),
     ],
     ids=str,
 )
@@ -119,6 +120,18 @@ def test_mistakes_in_files_are_named(tmp_path: pathlib.Path, files: Any, message
     config = Config(data=tuple(str(tmp_path / name) for name in files))
     with pytest.raises(UsageError, match=message):
         data.survey(config, data.load(config).train)
+
+
+def test_folder_is_no_file(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(UsageError, match="--data: expected a file, found a folder at"):
+        read("data", (str(tmp_path),))
+
+
+def test_blank_lines_are_no_pairs(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "t.tsv"
+    path.write_text("a\tb\n\n \t\nc\t\n\td\n\n")
+    pairs = read("data", (str(path),))
+    assert [pairs[n] for n in range(len(pairs))] == [("a", "b"), ("c", ""), ("", "d")]
 
 
 def test_three_files_are_no_pairs() -> None:
@@ -132,6 +145,7 @@ def test_three_files_are_no_pairs() -> None:
         ({"hidden_size": 7}, "--hidden-size: expected an even number, for two directions, got 7"),
         ({"data": ("a", "b", "c")}, "--data: expected one or two files, got"),
         ({"test_data": ("a",)}, "--test-data: expected none without --data"),
+        ({"vocabulary_size": 4}, "--vocabulary-size: expected 5 or more, got 4"),
         ({"teacher_forcing": 1.5}, "--teacher-forcing: expected from 0 to 1, got 1.5"),
         ({"attention": "none", "coverage_penalty": 0.2}, "--coverage-penalty: expected 0 without attention, got 0.2"),
         ({"data": ("a",), "dataset": "x/y"}, "--dataset: expected --data or --dataset, not both"),
@@ -180,6 +194,11 @@ def test_pieces_give_back_any_text(tmp_path: pathlib.Path) -> None:
     again = restore(tmp_path, "target", "pieces")
     assert again.encode("the bird runs").tolist() == numbers.tolist()
     assert len(again) == len(tokenizer)
+
+
+def test_too_few_pieces_are_refused() -> None:
+    with pytest.raises(UsageError, match="--tokens: sentencepiece made no pieces with --vocabulary-size 6: "):
+        Pieces.of(SENTENCES, size=6)
 
 
 def encoded(pairs: Any, max_length: int = 5, widths: int = 2) -> data.Encoded:

@@ -185,11 +185,47 @@ def test_diverged_training_is_not_kept(tmp_path: pathlib.Path) -> None:
 def test_what_a_killed_run_kept_too_early_is_dropped(tmp_path: pathlib.Path) -> None:
     with pytest.raises(Interrupted):
         train(task(Points(stop_at=4)), tmp_path)
-    ahead = Checkpoints(tmp_path / "kept", keep=1)
+    ahead = Checkpoints(tmp_path / "kept")
     ahead.save(STEPS + 1, params={"x": jnp.zeros(2)})
     ahead.close()
     kept = train(task(keep="last"), tmp_path)
     np.testing.assert_allclose(kept["x"], by_hand()[-1], rtol=CLOSE)
+
+
+class Crashing(Points):
+    """Points of which one can't be read."""
+
+    def __getitem__(self, step: int) -> np.ndarray:
+        if step == self.stop_at:
+            raise OSError("gone")
+        return super().__getitem__(step)
+
+
+@pytest.mark.parametrize(("while_saving", "again", "kept"), [(False, 7, 6), (True, 4, 3)])
+def test_what_was_kept_survives_a_kill(
+    tmp_path: pathlib.Path, monkeypatch: Any, while_saving: bool, again: int, kept: int
+) -> None:
+    # Measured at 3 and 6. The run dies behind 7, or while it saves what it knows of 6; then once more, further on.
+    save = Checkpoints.save
+
+    def dying(self: Checkpoints, step: int, position: Any = None, **items: Any) -> None:
+        if while_saving and position is not None and step == 6:
+            raise OSError("gone")
+        save(self, step, position, **items)
+
+    monkeypatch.setattr(Checkpoints, "save", dying)
+    for stop_at, expected in ((7, 6), (again, kept)):
+        with pytest.raises(OSError, match="gone"):
+            train(task(Crashing(stop_at=stop_at), checkpoint_every=10), tmp_path)
+        found = restore_kept(tmp_path, {"x": jnp.asarray(START)})["x"]
+        np.testing.assert_allclose(found, by_hand()[expected - 1], rtol=CLOSE)
+
+
+def test_of_equals_that_with_the_smaller_loss_is_kept(tmp_path: pathlib.Path) -> None:
+    numbers = iter([(0.9, 3.0), (1.0, 2.0), (1.0, 1.0), (1.0, 1.5)])
+    measure = lambda params, watch: dict(zip(("accuracy", "loss"), next(numbers), strict=True))
+    kept = train(dataclasses.replace(task(), measure=measure, goal="accuracy", largest=True), tmp_path)
+    np.testing.assert_allclose(kept["x"], by_hand()[8], rtol=CLOSE)
 
 
 def test_more_steps_of_an_update_than_of_the_training_are_refused(tmp_path: pathlib.Path) -> None:
