@@ -109,6 +109,8 @@ def test_seeds_are_runs_of_their_own(table: pathlib.Path, tmp_path: pathlib.Path
     mean = sum(row["loss"] for row in numbers.values()) / 2
     assert numbers["0"]["loss"] != numbers["1"]["loss"]
     assert f"loss            {mean:9.4f}" in capsys.readouterr().out
+    assert main(["evaluate", "--workdir", str(tmp_path / "s")]) == 2
+    assert "it holds runs: seed_0, seed_1" in capsys.readouterr().err
     (tmp_path / "s" / "config.json").write_text("{}")
     assert main(words) == 2
     assert "expected a folder of its own for --seeds" in capsys.readouterr().err
@@ -141,3 +143,10 @@ def test_mistakes_get_one_line_and_status_2(
     assert errors.startswith("error: ")
     assert expected in errors
     assert not list(tmp_path.iterdir()), "nothing was made"
+
+
+def test_refused_command_leaves_no_folder(table: pathlib.Path, tmp_path: pathlib.Path, capsys: Any) -> None:
+    words = ["train", "--workdir", str(tmp_path / "w"), *OPTIONS, "--data", str(table), "--accumulate", "5000"]
+    assert main(words) == 2
+    assert "--accumulate: expected at most the " in capsys.readouterr().err
+    assert not (tmp_path / "w").exists()
