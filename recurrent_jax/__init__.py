@@ -1,7 +1,8 @@
 """Recurrent networks in JAX: cells as pure functions, and kernels that unroll them."""
 
 from recurrent_jax import decode
-from recurrent_jax.attention import Attention, AttentionParams, AttentiveCarry, AttentiveCell, AttentiveParams, Memory
+from recurrent_jax.attention import Attention, AttentionParams, Memory
+from recurrent_jax.attentive import AttentiveCarry, AttentiveCell, AttentiveParams
 from recurrent_jax.cells import (
     GRU,
     LSTM,

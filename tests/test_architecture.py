@@ -22,6 +22,7 @@ FLOORS = {
     "recurrent_jax.check_cell": 4,
     "recurrent_jax.layers": 4,
     "recurrent_jax.attention": 4,
+    "recurrent_jax.attentive": 4,
     "recurrent_jax.decode": 4,
     "recurrent_jax.flax_calls": 4,
     "recurrent_jax.linen": 4,
@@ -111,7 +112,7 @@ def test_import_pulls_in_no_framework() -> None:
 def test_all_lists_every_public_name_once_and_in_order() -> None:
     names = recurrent_jax.__all__
     assert len(set(names)) == len(names)
-    modules = {"cells", "kernels", "arguments", "attention", "layers", "flax_calls", "linen", "nnx"}
+    modules = {"cells", "kernels", "arguments", "attention", "attentive", "layers", "flax_calls", "linen", "nnx"}
     public = {name for name in vars(recurrent_jax) if not name.startswith("_")} - modules
     assert public == set(names)
 
