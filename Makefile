@@ -2,6 +2,8 @@
 # make test       set up and run linters and all tests
 # make test-tfds  set up, with TensorFlow, and test the data sets of tensorflow-datasets
 # make bench      set up and run the quick benchmarks, with PyTorch and other libraries beside; tables and pictures
+# make sanitize   build the kernel `native` with sanitisers of memory, undefined behaviour and threads; run its tests
+# make wheel      build a wheel for this machine, with `native`, for every Python from 3.11 on
 # make gpu-check  test and benchmark on a GPU, with the JAX of PYTHON, which has to see it; sets up nothing
 #
 # PYTHON=python3.13 (or any other) works in an environment of its own.
@@ -14,7 +16,11 @@ DEMO   ?= runs/demo
 TORCH  ?= torch==2.13.0
 BENCH  := runs/benchmarks/$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo test test-tfds bench gpu-check lint format clean
+# What `native` is compiled from: an install compiles it anew when any of these changes.
+NATIVE := $(wildcard recurrent_jax/kernels/native/CMakeLists.txt recurrent_jax/kernels/native/src/*)
+CHECKED := build/sanitize/librecurrent_jax_native.so
+
+.PHONY: demo test test-tfds bench gpu-check sanitize wheel lint format clean
 
 demo: $(VENV)/.experiments
 	$(BIN)/python -m experiments.char_lm train --workdir $(DEMO) --preset demo
@@ -36,6 +42,19 @@ gpu-check:
 	$(PYTHON) -m benchmarks run --suite gpu --out $(BENCH).jsonl; ran=$$?; \
 	$(PYTHON) -m benchmarks report $(BENCH).jsonl && exit $$ran
 
+# A library that is loaded into a program without sanitisers wants theirs to be there before it.
+sanitize: $(VENV)/.test
+	cmake -S recurrent_jax/kernels/native -B build/sanitize -DSANITIZE=address,undefined -DPython_EXECUTABLE=$(abspath $(BIN)/python)
+	cmake --build build/sanitize --parallel
+	RECURRENT_JAX_NATIVE=$(CHECKED) LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest tests/kernels/test_native.py
+	cmake -S recurrent_jax/kernels/native -B build/threads -DSANITIZE=thread -DPython_EXECUTABLE=$(abspath $(BIN)/python)
+	cmake --build build/threads --parallel --target threads
+	build/threads/threads
+
+wheel: $(VENV)/bin/python
+	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
+
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -49,25 +68,25 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
-$(VENV)/.experiments: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.experiments: pyproject.toml $(NATIVE) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable ".[experiments]"
 	touch $@
 
 # PyTorch is a peer, never a dependency: where it can't be installed its rows say so.
-$(VENV)/.benchmarks: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.benchmarks: pyproject.toml $(NATIVE) | $(VENV)/bin/python
 	$(if $(TORCH),-$(BIN)/python -m pip install --quiet $(TORCH))
 	$(BIN)/python -m pip install --quiet --editable ".[benchmarks]"
 	touch $@
 
-$(VENV)/.test: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.test: pyproject.toml $(NATIVE) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable ".[benchmarks,experiments,test]"
 	touch $@ $(VENV)/.experiments
 
-$(VENV)-tfds/.test: pyproject.toml
+$(VENV)-tfds/.test: pyproject.toml $(NATIVE)
 	$(PYTHON) -m venv $(VENV)-tfds
 	$(VENV)-tfds/bin/python -m pip install --quiet --upgrade pip
 	$(VENV)-tfds/bin/python -m pip install --quiet --editable ".[experiments]" pytest tensorflow-cpu
 	touch $@
 
 clean:
-	rm -rf .venv .venv-* .pytest_cache .ruff_cache .mypy_cache
+	rm -rf build dist .venv .venv-* .pytest_cache .ruff_cache .mypy_cache

@@ -31,6 +31,11 @@ CASES = {
     "language": Case(128, 64, 256, 256),
     "translator": Case(100, 32, 512, 512),
     "speech": Case(256, 16, 128, 256),
+    # From one row that is bound by memory to a layer that is bound by arithmetic, and a thousand steps of little work.
+    "one_row": Case(100, 1, 128, 256),
+    "few_rows": Case(100, 8, 128, 256),
+    "large": Case(64, 128, 512, 1024),
+    "frames": Case(1000, 16, 64, 128),
     # So long that storing every step hurts.
     "long": Case(4096, 8, 64, 128),
     # One row that arrives step by step.

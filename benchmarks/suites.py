@@ -14,12 +14,15 @@ STEP_ALONE = "cell.step"
 IMPLEMENTATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     STEP_ALONE: ("one step of the cell", {}),
     "scan": ("jax.lax.scan over the step: what one writes without this library", {"implementation": "scan"}),
+    "native": ("compiled code for CPUs", {"implementation": "native"}),
     "fused": ("the scan with its own backward pass", {"implementation": "fused"}),
     "checkpoint_every=64": ("carries stored every 64 steps, the rest computed again", {"checkpoint_every": 64}),
 }
 # The case that stands in the middle of all sweeps.
 MIDDLE = "H=256"
 SWEEPS = tuple(dict.fromkeys((*SWEEP_H, *SWEEP_B, *SWEEP_T)))
+# What compiled code for CPUs is held to.
+NATIVE = ("one_row", "few_rows", "tagger", "language", "translator", "large", "frames")
 TRAINING = ("tagger", "language", "translator", "speech")
 
 
@@ -34,7 +37,7 @@ class Block(NamedTuple):
     cases: Sequence[str]
     cells: Sequence[str] = HEADLINE
     dtypes: Sequence[str] = ("float32",)
-    implementations: Sequence[str] = ("scan", "fused")
+    implementations: Sequence[str] = ("scan", "fused", "native")
     peers: Sequence[str] | None = None
 
 
@@ -64,7 +67,7 @@ def _step(cases: Sequence[str], cells: Sequence[str] = HEADLINE, dtypes: Sequenc
 
 
 _EVERY_CELL = tuple(CELLS)
-_LONG = Block((GRADIENT,), ("long",), implementations=("scan", "fused", "checkpoint_every=64"), peers=())
+_LONG = Block((GRADIENT,), ("long",), implementations=("scan", "fused", "native", "checkpoint_every=64"), peers=())
 
 SUITES = {
     "quick": Suite(
@@ -93,6 +96,12 @@ SUITES = {
         ),
         peers=("PyTorch", "Flax Linen", "Flax NNX", "Haiku", "Equinox", "Keras 3"),
         seconds=1.0,
+    ),
+    "native": Suite(
+        "compiled code for CPUs against PyTorch, Flax and our other kernels, from one row to large layers",
+        blocks=(Block((GRADIENT, FORWARD), NATIVE), _step(("stream",))),
+        peers=("PyTorch", "Flax Linen"),
+        seconds=1.5,
     ),
     "gpu": Suite(
         "headline cells on an accelerator, float32 and half precision, within nine minutes",

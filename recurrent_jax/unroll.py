@@ -112,7 +112,7 @@ def explain(
       >>> import jax, jax.numpy as jnp, recurrent_jax as rj
       >>> cell = rj.LSTM(hidden_size=8)
       >>> params = cell.init(jax.random.key(0), in_size=3)
-      >>> rj.explain(cell, params, jnp.ones((10, 2, 3)))
+      >>> rj.explain(cell, params, jnp.ones((10, 2, 3)), implementation=("fused", "scan"))
       fused  runs
       scan   not needed
     """

@@ -7,6 +7,8 @@ import pytest
 import recurrent_jax as rj
 from tests import cases
 
+# The kernels that are there on every machine.
+PROGRAMS = ("fused", "scan")
 REFUSAL = f"{rj.GRU(4, reset='before')!r} is more than one recurrent matmul and an elementwise function"
 
 
@@ -17,21 +19,29 @@ def explained(cell: Any, **arguments: Any) -> rj.Explanation:
 
 
 def test_explain_first_kernel_runs() -> None:
-    explanation = explained(rj.LSTM(4))
+    explanation = explained(rj.LSTM(4), implementation=PROGRAMS)
     assert explanation.chosen == "fused"
     assert explanation.verdicts == (("fused", None), ("scan", None))
     assert str(explanation) == repr(explanation) == "fused  runs\nscan   not needed"
 
 
 def test_explain_gives_the_reason_of_a_refusal() -> None:
-    explanation = explained(rj.GRU(4, reset="before"))
+    explanation = explained(rj.GRU(4, reset="before"), implementation=PROGRAMS)
     assert explanation.chosen == "scan"
     assert explanation.verdicts == (("fused", REFUSAL), ("scan", None))
     assert str(explanation) == f"fused  refuses: {REFUSAL}\nscan   runs"
 
 
 def test_explain_plain_object_runs_in_the_scan() -> None:
-    assert str(explained(cases.Counter())) == "fused  refuses: Counter is not a PointwiseCell\nscan   runs"
+    text = str(explained(cases.Counter()))
+    assert text.startswith("native  refuses: ")
+    assert text.endswith("\nfused   refuses: Counter is not a PointwiseCell\nscan    runs")
+
+
+def test_explain_without_a_choice_goes_through_all_kernels() -> None:
+    explanation = explained(rj.LSTM(4))
+    assert tuple(name for name, _ in explanation.verdicts) == cases.KERNELS
+    assert explanation.chosen == next(name for name, reason in explanation.verdicts if reason is None)
 
 
 @pytest.mark.parametrize(
@@ -55,4 +65,5 @@ def test_explain_raises_where_unroll_would() -> None:
 
 def test_explain_takes_every_argument_of_unroll() -> None:
     flags = {"mask": cases.GAPS, "resets": cases.RESETS, "reverse": True, "return_carries": True}
-    assert explained(rj.LSTM(4), **flags, checkpoint_every=2, unroll=2).chosen == "fused"
+    chosen = explained(rj.LSTM(4), **flags, implementation=PROGRAMS, checkpoint_every=2, unroll=2).chosen
+    assert chosen == "fused"

@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 
 import recurrent_jax as rj
+from recurrent_jax.kernels import by_name
 from tests import cases
 
 STEPS, ROWS, FEATURES, UNITS = 5, 4, 3, 4
@@ -60,8 +61,8 @@ def ordered(op: str, matrix: np.ndarray) -> np.ndarray:
 @cases.over_kernels
 def test_outputs_equal_onnxruntime(kernel: str, name: str, reverse: bool) -> None:
     op, cell, attributes = CELLS[name]
-    if kernel == "fused" and not cell.is_pointwise:
-        pytest.skip("fused refuses a cell that is more than one recurrent matmul and an elementwise function")
+    if reason := cases.refusal(cell, by_name(kernel)):
+        pytest.skip(reason)
     rng = np.random.default_rng(0)
     normal = lambda *shape: rng.standard_normal(shape).astype(np.float32)
     size = len(GATES[op]) * UNITS

@@ -34,15 +34,16 @@ def with_backward(
     reference: Function,
     forward: Callable[[Any, Any], tuple[Any, Any]],
     backward: Callable[[Any, Any, Any, Any], Any],
+    primal: Function | None = None,
 ) -> Function:
     """A function equal to `reference` whose reverse-mode derivative is `forward`, then `backward`.
 
     Args:
       reference: a function `(args, flags) -> out`, differentiable by JAX with respect to `args`, a
-        pytree of floating arrays; `flags` is a pytree of arrays of any other dtype. It also runs
-        where nothing is differentiated.
+        pytree of floating arrays; `flags` is a pytree of arrays of any other dtype.
       forward: the same function for reverse mode; returns `(out, saved)`.
       backward: from `(args, flags, saved, cotangent of out)` to the cotangent of `args`.
+      primal: the same function where nothing is differentiated; None takes `reference`.
 
     Returns:
       A function of `(args, flags)`, differentiable in both modes and to any order. None of the
@@ -85,7 +86,7 @@ def with_backward(
 
     @jax.custom_jvp
     def run(args: Any, flags: Any) -> Any:
-        return reference(args, flags)
+        return (primal or reference)(args, flags)
 
     @run.defjvp
     def run_jvp(primals: Any, tangents: Any) -> Any:

@@ -185,7 +185,8 @@ def begin(*words: object, small_limits: bool = False) -> subprocess.Popen[str]:
 
 def test_run_writes_rows(tmp_path: pathlib.Path) -> None:
     out = tmp_path / "new" / "rows.jsonl"
-    words = "run --suite gpu --cell LSTM --mode gradient --dtype float32 --peer none --seconds 0.05 --out"
+    words = "run --suite gpu --cell LSTM --mode gradient --dtype float32 --peer none --seconds 0.05"
+    words += " --implementation scan fused checkpoint_every=64 --out"
     said, complaints = begin(*words.split(), out, small_limits=True).communicate(timeout=300)
     assert "Traceback" not in complaints
     found = rows.read(out)

@@ -91,7 +91,7 @@ def test_entries_keep_the_order_and_unite_what_occurs_twice() -> None:
     # The suite's peers where the block names none; the job of both blocks has the contestants of both.
     both = ("PyTorch", "Equinox")
     assert [entry.peers for entry in found] == [both] * 7 + [(*both, "Haiku")] + [("Haiku",)] * 2
-    assert [entry.implementations for entry in found] == [("scan", "fused")] * 8 + [("scan",)] * 2
+    assert [entry.implementations for entry in found] == [("scan", "fused", "native")] * 8 + [("scan",)] * 2
     assert found[0].job == Job("LSTM", "tiny", CASES["tiny"], "float32", GRADIENT)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import recurrent_jax as rj
+from recurrent_jax.kernels import by_name
 from tests import cases, oracles
 
 LOW = ["bfloat16", "float16"]
@@ -27,6 +28,12 @@ def make(name: str, **dtypes: Any) -> Any:
     return family(UNITS, **attributes, **dtypes)
 
 
+def skip_where_refused(cell: Any, kernel: str) -> None:
+    """Skips the test where the kernel does not run the cell."""
+    if reason := cases.refusal(cell, by_name(kernel)):
+        pytest.skip(reason)
+
+
 @pytest.mark.parametrize("dtype", [*LOW, "float32", "float64"])
 @over_cells
 def test_carry_dtypes_stay(name: str, dtype: str) -> None:
@@ -44,6 +51,7 @@ def test_carry_dtypes_stay(name: str, dtype: str) -> None:
 @pytest.mark.parametrize("dtype", LOW)
 def test_gradients_have_the_dtypes_of_what_they_belong_to(dtype: str, kernel: str) -> None:
     cell = rj.LSTM(UNITS, dtype=dtype)
+    skip_where_refused(cell, kernel)
     params = cell.init(jax.random.key(0), FEATURES)
     arguments = (params, jnp.ones((3, ROWS, FEATURES), jnp.float32), cell.initial_carry(params, (ROWS,)))
     loss = lambda *a: jnp.sum(rj.unroll(cell, *a, implementation=kernel)[1].astype(jnp.float32))
@@ -56,8 +64,7 @@ def test_gradients_have_the_dtypes_of_what_they_belong_to(dtype: str, kernel: st
 @over_cells
 def test_half_precision_is_near_the_oracle(name: str, dtype: str, kernel: str) -> None:
     cell = make(name, param_dtype=dtype)
-    if kernel == "fused" and not cell.is_pointwise:
-        pytest.skip("fused refuses a cell that is more than one recurrent matmul and an elementwise function")
+    skip_where_refused(cell, kernel)
     params, xs, carry = cases.data(cell, (ROWS,), STEPS, FEATURES)
     double = lambda tree: tuple(np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(tree))
     _, expected, _ = oracles.unroll(
@@ -78,6 +85,7 @@ def test_half_precision_is_near_the_oracle(name: str, dtype: str, kernel: str) -
 def test_matmuls_accumulate_in_float32(kernel: str) -> None:
     # 1 + 300 * 2**-9 = 1.586; a bfloat16 sum stays at 1, since 2**-9 is below half of its eps.
     cell = rj.RNN(1, activation="relu", param_dtype="bfloat16", w_x_init=jax.nn.initializers.ones)
+    skip_where_refused(cell, kernel)
     params = cell.init(jax.random.key(0), 301)
     xs = jnp.full((1, 1, 301), 2.0**-9, jnp.bfloat16).at[..., 0].set(1)
     _, ys = rj.unroll(cell, params, xs, implementation=kernel)
@@ -88,6 +96,7 @@ def test_matmuls_accumulate_in_float32(kernel: str) -> None:
 def test_cell_state_sums_in_float32(kernel: str) -> None:
     # Gates wide open and a candidate of one: c grows by 1 each step, beyond the 256 that bfloat16 can count.
     cell = rj.LSTM(1, dtype="bfloat16")
+    skip_where_refused(cell, kernel)
     params = rj.LSTMParams(
         jnp.zeros((1, 4), jnp.float32), jnp.zeros((1, 4), jnp.float32), jnp.full((4,), 30.0, "float32")
     )

@@ -35,7 +35,7 @@ def test_a_sequence_is_its_first_part_then_the_rest(case: Case, kernel: str) -> 
 
 @cases.over_kernels
 def test_reverse_is_flip_run_flip(kernel: str) -> None:
-    case = cases.PEEPHOLE
+    case = cases.richest(kernel)
     params, xs, carry = cases.data(case.cell)
     run = lambda xs, mask, resets, reverse: rj.unroll(
         case.cell,
@@ -55,7 +55,7 @@ def test_reverse_is_flip_run_flip(kernel: str) -> None:
 
 @cases.over_kernels
 def test_lengths_are_the_row_cut_short(kernel: str) -> None:
-    case = cases.PEEPHOLE
+    case = cases.richest(kernel)
     params, xs, carry = cases.data(case.cell)
     lengths = np.array([2, 2, 2])
     whole = rj.unroll(case.cell, params, xs, carry, lengths=lengths, reverse=True, implementation=kernel)
@@ -82,7 +82,7 @@ def test_rows_are_independent(case: Case, kernel: str) -> None:
 
 @cases.over_kernels
 def test_jit_changes_nothing(kernel: str) -> None:
-    case = cases.PEEPHOLE
+    case = cases.richest(kernel)
     params, xs, carry = cases.data(case.cell)
     run = lambda params, xs, carry, lengths: rj.unroll(
         case.cell, params, xs, carry, lengths=lengths, implementation=kernel
@@ -104,8 +104,8 @@ def test_lengths_fixed_outside_of_jit_are_allowed_within(kind: Any) -> None:
 
 @cases.over_kernels
 def test_without_any_jit_the_result_is_the_same(kernel: str) -> None:
-    given = cases.data(cases.PEEPHOLE.cell)
-    run = lambda: rj.unroll(cases.PEEPHOLE.cell, *given, lengths=[0, 4, 6], implementation=kernel)
+    given = cases.data(cases.richest(kernel).cell)
+    run = lambda: rj.unroll(cases.richest(kernel).cell, *given, lengths=[0, 4, 6], implementation=kernel)
     with jax.disable_jit():
         eager = run()
     cases.assert_close(eager, run(), REORDERED)

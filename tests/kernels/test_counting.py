@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 
 import recurrent_jax as rj
+from recurrent_jax.kernels import REGISTRY
 from tests import cases
 
 INTEGER, FLOATING = cases.Counter(), cases.PointwiseCounter(1, param_dtype=jnp.float64)
-COUNTERS = [
-    pytest.param(INTEGER, "scan", id="integer-scan"),
-    *(pytest.param(FLOATING, kernel, id=f"floating-{kernel}") for kernel in cases.KERNELS),
+LINEAR = cases.LinearCounter(1, param_dtype=jnp.float64)
+COUNTERS = [pytest.param(INTEGER, "scan", id="integer-scan")] + [
+    pytest.param(cell, kernel.NAME, id=f"{name}-{kernel.NAME}", marks=cases.skip_for(cases.refusal(cell, kernel)))
+    for name, cell in (("floating", FLOATING), ("linear", LINEAR))
+    for kernel in REGISTRY
 ]
 # Seven steps of one row: the flags as 0 and 1, then what the row gives out, then its carry after each step.
 WRITTEN_OUT: dict[str, tuple[dict[str, Any], str, str]] = {

@@ -82,7 +82,7 @@ def test_outputs_and_gradients_equal_those_of_scan(case: Case, kernel: str, scen
 @pytest.mark.parametrize("scenario", ["lengths", "resets", "reverse_lengths"])
 @cases.over_kernels_but_scan
 def test_gradients_equal_those_of_scan_under_any_flags(kernel: str, scenario: str) -> None:
-    case, arguments = cases.PEEPHOLE, cases.data(cases.PEEPHOLE.cell)
+    case, arguments = cases.richest(kernel), cases.data(cases.richest(kernel).cell)
     cases.assert_close(
         loss_of(case, kernel, scenario)(*arguments), loss_of(case, "scan", scenario)(*arguments), AGAINST_SCAN
     )
@@ -91,7 +91,7 @@ def test_gradients_equal_those_of_scan_under_any_flags(kernel: str, scenario: st
 @pytest.mark.parametrize("batch", [(), (2, 2)], ids=str)
 @cases.over_kernels_but_scan
 def test_gradients_equal_those_of_scan_for_any_batch_shape(kernel: str, batch: tuple[int, ...]) -> None:
-    case, arguments = cases.PEEPHOLE, cases.data(cases.PEEPHOLE.cell, batch)
+    case, arguments = cases.richest(kernel), cases.data(cases.richest(kernel).cell, batch)
     cases.assert_close(
         loss_of(case, kernel, "carry")(*arguments), loss_of(case, "scan", "carry")(*arguments), AGAINST_SCAN
     )
@@ -101,7 +101,7 @@ def test_gradients_equal_those_of_scan_for_any_batch_shape(kernel: str, batch: t
 @pytest.mark.parametrize("options", [{"checkpoint_every": k} for k in (2, 4, 9)] + [{"unroll": 2}], ids=str)
 @cases.over_kernels
 def test_checkpoint_and_unroll_change_no_output_and_no_gradient(kernel: str, options: dict[str, Any]) -> None:
-    case, scenario, arguments = cases.PEEPHOLE, "gaps_resets_reverse", cases.data(cases.PEEPHOLE.cell)
+    case, scenario, arguments = cases.richest(kernel), "gaps_resets_reverse", cases.data(cases.richest(kernel).cell)
     cases.assert_close(
         loss_of(case, kernel, scenario, tuple(options.items()))(*arguments),
         loss_of(case, "scan", scenario)(*arguments),
@@ -124,7 +124,7 @@ def test_padding_reaches_no_gradient(case: Case, kernel: str, poison: float) -> 
 
 @cases.over_kernels
 def test_gradient_of_a_masked_sequence_goes_to_the_carry_alone(kernel: str) -> None:
-    case, given = cases.PEEPHOLE, cases.data(cases.PEEPHOLE.cell)
+    case, given = cases.richest(kernel), cases.data(cases.richest(kernel).cell)
 
     def loss(params: Any, xs: Any, carry: Any) -> Any:
         last, ys = rj.unroll(case.cell, params, xs, carry, lengths=[0, 0, 0], implementation=kernel)

@@ -62,7 +62,7 @@ def test_outputs_equal_oracle_without_a_batch(case: Case, kernel: str) -> None:
 @pytest.mark.parametrize("batch", [(1,), (2, 2), (1, 2, 1)], ids=str)
 @cases.over_kernels
 def test_outputs_equal_oracle_for_any_batch_shape(kernel: str, batch: tuple[int, ...]) -> None:
-    case = cases.PEEPHOLE
+    case = cases.richest(kernel)
     rng = np.random.default_rng(1)
     draw = lambda: rng.random((cases.STEPS, *batch)) < 0.6
     check(case, kernel, cases.data(case.cell, batch), True, {"mask": draw(), "resets": draw(), "reverse": True})
@@ -71,7 +71,7 @@ def test_outputs_equal_oracle_for_any_batch_shape(kernel: str, batch: tuple[int,
 @cases.over_kernels
 def test_checkpoint_changes_no_output(kernel: str) -> None:
     # Four steps and a remainder of two, which reverse runs first.
-    case, options = cases.PEEPHOLE, {"checkpoint_every": 4, "unroll": 2}
+    case, options = cases.richest(kernel), {"checkpoint_every": 4, "unroll": 2}
     check(case, kernel, cases.data(case.cell), *cases.SCENARIOS["gaps_resets_reverse"], **options)
 
 

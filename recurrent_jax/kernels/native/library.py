@@ -1,0 +1,81 @@
+"""The compiled half of `native`: finds the shared library beside this file and registers it with XLA."""
+
+import ctypes
+import functools
+import os
+import pathlib
+import re
+import sys
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+FILE = "librecurrent_jax_native.so"
+HOW_TO_BUILD = "install a C++17 compiler, then recurrent_jax anew (pip install --force-reinstall --no-deps)"
+
+
+class Library(NamedTuple):
+    """What could be loaded.
+
+    Attributes:
+      code: the shared library, or None.
+      problem: why there is none, in words.
+    """
+
+    code: ctypes.CDLL | None
+    problem: str | None
+
+    @property
+    def instruction_set(self) -> str:
+        """The one that is used on this processor: "avx512", "avx2" or "baseline"."""
+        assert self.code is not None
+        return self.code.RecurrentJaxInstructionSet().decode()
+
+
+@functools.cache
+def load() -> Library:
+    """Loads the library and makes its functions known to XLA, once."""
+    # Another build than the installed one: with sanitisers, say.
+    other = os.environ.get("RECURRENT_JAX_NATIVE")
+    # An editable install has the package in two folders: the sources in one, what was compiled in another.
+    folders = sys.modules[__package__].__path__
+    paths = [pathlib.Path(other)] if other else [pathlib.Path(folder) / FILE for folder in folders]
+    found = [path for path in paths if path.exists()]
+    if not found:
+        return Library(None, f"not built: {HOW_TO_BUILD}")
+    try:
+        code = ctypes.cdll.LoadLibrary(str(found[0]))
+    except OSError as error:
+        return Library(None, f"built, but it can't be loaded: {error}")
+    code.RecurrentJaxApi.restype = ctypes.c_int64
+    # XLA would refuse with the first computation, whatever it is, and the whole CPU with it.
+    if code.RecurrentJaxApi() > _api_of_xla():
+        return Library(None, f"built for a newer JAX than {jax.__version__}: {HOW_TO_BUILD}")
+    for direction in ("Forward", "Backward", "Gradient"):
+        for bits in (32, 64):
+            handler = jax.ffi.pycapsule(getattr(code, f"RecurrentJax{direction}{bits}"))
+            jax.ffi.register_ffi_target(target(direction.lower(), bits), handler, platform="cpu")
+    code.RecurrentJaxPackedSize.restype = ctypes.c_int64
+    code.RecurrentJaxPackedSize.argtypes = [ctypes.c_int64] * 4 + [ctypes.c_bool]
+    code.RecurrentJaxInstructionSet.restype = ctypes.c_char_p
+    return Library(code, None)
+
+
+def _api_of_xla() -> int:
+    """The version of its interface that this XLA has, 1000 times the major and the minor one."""
+    header = (pathlib.Path(jax.ffi.include_dir()) / "xla" / "ffi" / "api" / "c_api.h").read_text()
+    major, minor = (re.search(rf"define XLA_FFI_API_{part} (\d+)", header) for part in ("MAJOR", "MINOR"))
+    return 1000 * int(major[1]) + int(minor[1]) if major and minor else 0
+
+
+def target(direction: str, bits: int) -> str:
+    """The name by which XLA knows a function."""
+    return f"recurrent_jax_{direction}_f{bits}"
+
+
+def packed_size(cell: int, dtype: np.dtype, features: int, units: int, *, backward: bool) -> int:
+    """How many numbers the packed weights of a call take."""
+    code = load().code
+    assert code is not None
+    return int(code.RecurrentJaxPackedSize(cell, 8 * dtype.itemsize, features, units, backward))

@@ -1,0 +1,110 @@
+// The elementwise half of each cell, forward and backward, on one vector of units.
+#pragma once
+#include "simd.h"
+
+namespace recurrent_jax {
+namespace RJ_SET {
+
+// Where a vector of units of one row and step is.
+template <class T>
+struct Place {
+  T* z;                // G vectors, `z_stride` apart: the projected input
+  ptrdiff_t z_stride;
+  T* gates;            // G vectors, `stride` apart, or null
+  ptrdiff_t stride;
+  T* extra;
+  const T *h_before, *c_before, *bias_n;
+  T *h, *c;
+  T *dh, *dc;          // cotangents of h and c in, and out those of h_before and c_before but for the matmul's
+};
+
+// `sums` are the G vectors of h W_h.
+
+template <class T, bool kTanh>
+struct SimpleCell {
+  using S = Simd<T>;
+  using V = typename S::V;
+  static constexpr int kGates = 1;
+  static constexpr bool kHasC = false, kHasExtra = false;
+
+  static inline void forward(const Place<T>& at, const T* sums) {
+    const V z = S::load(at.z) + S::load(sums);
+    if constexpr (kTanh) S::store(at.h, S::tanh(z));
+    // A NaN stays.
+    else S::store(at.h, z < T(0) ? S::all(0) : z);
+  }
+  static inline void backward(const Place<T>& at) {
+    const V h = S::load(at.h), dh = S::load(at.dh);
+    if constexpr (kTanh) S::store(at.gates, dh * (T(1) - h * h));
+    else S::store(at.gates, h > T(0) ? dh : S::all(0));
+    S::store(at.dh, S::all(0));
+  }
+};
+
+template <class T>
+struct LstmCell {
+  using S = Simd<T>;
+  using V = typename S::V;
+  static constexpr int kGates = 4;
+  static constexpr bool kHasC = true, kHasExtra = false;
+
+  static inline void forward(const Place<T>& at, const T* sums) {
+    const auto z = [&](int gate) { return S::load(at.z + gate * at.z_stride) + S::load(sums + gate * S::W); };
+    const V i = S::sigmoid(z(0)), f = S::sigmoid(z(1)), g = S::tanh(z(2)), o = S::sigmoid(z(3));
+    const V c = f * S::load(at.c_before) + i * g;
+    S::store(at.c, c);
+    S::store(at.h, o * S::tanh(c));
+    if (!at.gates) return;
+    S::store(at.gates, i);
+    S::store(at.gates + at.stride, f);
+    S::store(at.gates + 2 * at.stride, g);
+    S::store(at.gates + 3 * at.stride, o);
+  }
+  static inline void backward(const Place<T>& at) {
+    const V i = S::load(at.gates), f = S::load(at.gates + at.stride);
+    const V g = S::load(at.gates + 2 * at.stride), o = S::load(at.gates + 3 * at.stride);
+    const V dh = S::load(at.dh), y = S::tanh(S::load(at.c));
+    const V dc = S::load(at.dc) + dh * o * (T(1) - y * y);
+    S::store(at.gates, dc * g * i * (T(1) - i));
+    S::store(at.gates + at.stride, dc * S::load(at.c_before) * f * (T(1) - f));
+    S::store(at.gates + 2 * at.stride, dc * i * (T(1) - g * g));
+    S::store(at.gates + 3 * at.stride, dh * y * o * (T(1) - o));
+    S::store(at.dc, dc * f);
+    S::store(at.dh, S::all(0));
+  }
+};
+
+// r, z, n; "extra" is what the reset gate multiplies, h W_hn + b_n, and then its gradient.
+template <class T>
+struct GruCell {
+  using S = Simd<T>;
+  using V = typename S::V;
+  static constexpr int kGates = 3;
+  static constexpr bool kHasC = false, kHasExtra = true;
+
+  static inline void forward(const Place<T>& at, const T* sums) {
+    const V r = S::sigmoid(S::load(at.z) + S::load(sums));
+    const V z = S::sigmoid(S::load(at.z + at.z_stride) + S::load(sums + S::W));
+    const V within = S::load(sums + 2 * S::W) + S::load(at.bias_n);
+    const V n = S::tanh(S::load(at.z + 2 * at.z_stride) + r * within);
+    S::store(at.h, (T(1) - z) * n + z * S::load(at.h_before));
+    if (!at.gates) return;
+    S::store(at.gates, r);
+    S::store(at.gates + at.stride, z);
+    S::store(at.gates + 2 * at.stride, n);
+    S::store(at.extra, within);
+  }
+  static inline void backward(const Place<T>& at) {
+    const V r = S::load(at.gates), z = S::load(at.gates + at.stride), n = S::load(at.gates + 2 * at.stride);
+    const V dh = S::load(at.dh);
+    const V dn = dh * (T(1) - z) * (T(1) - n * n);
+    S::store(at.gates, dn * S::load(at.extra) * r * (T(1) - r));
+    S::store(at.gates + at.stride, dh * (S::load(at.h_before) - n) * z * (T(1) - z));
+    S::store(at.gates + 2 * at.stride, dn);
+    S::store(at.extra, dn * r);
+    S::store(at.dh, dh * z);
+  }
+};
+
+}  // namespace RJ_SET
+}  // namespace recurrent_jax

@@ -1,0 +1,28 @@
+// Threads that are all running, so that they may wait for each other.
+#pragma once
+#include <atomic>
+#include <cstdint>
+#include <functional>
+
+namespace recurrent_jax {
+
+class Gang {
+ public:
+  explicit Gang(int size) : size_(size) {}
+  int size() const { return size_; }
+  // Returns once every member has come here as often as the caller.
+  void barrier();
+
+ private:
+  const int size_;
+  alignas(64) std::atomic<int64_t> arrived_{0};
+};
+
+// Hands a task to another thread, now or later.
+using Schedule = std::function<void(std::function<void()>)>;
+
+// Runs work(member, gang) on the caller, as member 0, and on at most `most - 1` helpers: those that come within a
+// moment. A pool that is busy, or that never runs a task, costs that moment, and nothing waits for it.
+void run_gang(const Schedule& schedule, int most, const std::function<void(int, Gang&)>& work);
+
+}  // namespace recurrent_jax

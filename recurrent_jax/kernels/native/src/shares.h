@@ -1,0 +1,64 @@
+// How the work of one call is shared out.
+#pragma once
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <memory>
+
+#include "gang.h"
+#include "problem.h"
+
+namespace recurrent_jax {
+
+// From so many rows a member on, each has rows of its own and waits for nobody.
+constexpr ptrdiff_t kRowsEach = 8;
+// Below so many multiplications in all, one thread is done before another has come.
+constexpr double kWorthHelp = 200e3;
+
+using Scratch = std::unique_ptr<char, decltype(&std::free)>;
+
+// Null where there is no memory.
+inline Scratch allocate(ptrdiff_t bytes) {
+  return Scratch(static_cast<char*>(std::aligned_alloc(64, (bytes + 64) / 64 * 64)), std::free);
+}
+
+// Packs the weights and runs all steps, on at most `threads` threads; false: there was no memory.
+template <class T>
+bool run_shares(const Schedule& schedule, int threads, const Functions<T>& code, const Problem<T>& q, bool backward) {
+  if (!q.rows || !q.steps) return true;
+  const ptrdiff_t panels = code.panels(q.units, backward);
+  const double work = static_cast<double>(q.steps) * q.rows * q.units * q.units;
+  std::atomic<bool> out_of_memory{false};
+
+  run_gang(schedule, work < kWorthHelp ? 1 : threads, [&](int member, Gang& gang) {
+    const auto part = [&](ptrdiff_t n, int i) { return n * i / gang.size(); };
+    const Share packing = {0, q.rows, part(panels, member), part(panels, member + 1)};
+    const bool by_rows = q.rows >= kRowsEach * gang.size();
+    const Share own = by_rows ? Share{part(q.rows, member), part(q.rows, member + 1), 0, panels} : packing;
+    const Scratch scratch = allocate(code.scratch_size(q, own, backward));
+    if (!scratch) out_of_memory = true;
+    (backward ? code.pack_backward : code.pack_forward)(q, packing);
+    gang.barrier();
+    if (out_of_memory) return;
+    Gang* waits = by_rows || gang.size() == 1 ? nullptr : &gang;
+    (backward ? code.backward : code.forward)(q, own, waits, scratch.get());
+  });
+  return !out_of_memory;
+}
+
+// The weights' gradients, each member some columns of them.
+template <class T>
+bool run_gradient(const Schedule& schedule, int threads, const Functions<T>& code, const Problem<T>& q) {
+  const ptrdiff_t panels = code.gradient_panels(q.units);
+  const double work = static_cast<double>(q.steps) * q.rows * q.units * (q.features + q.units);
+  std::atomic<bool> out_of_memory{false};
+  run_gang(schedule, work < kWorthHelp ? 1 : threads, [&](int member, Gang& gang) {
+    const auto part = [&](int i) { return panels * i / gang.size(); };
+    const Scratch scratch = allocate(code.gradient_scratch_size(q));
+    if (scratch) code.gradient(q, {0, q.rows, part(member), part(member + 1)}, scratch.get());
+    else out_of_memory = true;
+  });
+  return !out_of_memory;
+}
+
+}  // namespace recurrent_jax

@@ -1,0 +1,90 @@
+// Vectors of numbers by the compiler's extension, and sigmoid and tanh of them.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+namespace recurrent_jax {
+namespace RJ_SET {
+
+template <class T>
+struct Format;
+template <>
+struct Format<float> {
+  using Int = int32_t;
+  static constexpr int mantissa = 23, bias = 127;
+  // exp of these is a normal number.
+  static constexpr float least = -87, most = 88;
+  // ln 2 in two parts, of which the first times any exponent is exact.
+  static constexpr float ln2_high = 0x1.63p-1f, ln2_low = -0x1.bd0105c610ca8p-13f;
+  // (exp(r) - 1 - r) / r^2 for |r| <= ln 2 / 2.
+  static constexpr float coefficients[] = {1.9875691500e-4f, 1.3981999507e-3f, 8.3334519073e-3f,
+                                           4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f};
+};
+template <>
+struct Format<double> {
+  using Int = int64_t;
+  static constexpr int mantissa = 52, bias = 1023;
+  static constexpr double least = -708, most = 709;
+  static constexpr double ln2_high = 0x1.62e42fee00000p-1, ln2_low = 0x1.a39ef35793c76p-33;
+  static constexpr double coefficients[] = {
+      1.0 / 6227020800.0, 1.0 / 479001600.0, 1.0 / 39916800.0, 1.0 / 3628800.0, 1.0 / 362880.0, 1.0 / 40320.0,
+      1.0 / 5040.0,       1.0 / 720.0,       1.0 / 120.0,      1.0 / 24.0,      1.0 / 6.0,      0.5};
+};
+
+template <class T>
+struct Simd {
+  static constexpr int W = RJ_BYTES / sizeof(T);
+  typedef T V __attribute__((vector_size(RJ_BYTES)));
+  typedef typename Format<T>::Int Int;
+  typedef Int I __attribute__((vector_size(RJ_BYTES)));
+
+  static inline V load(const T* from) {
+    V v;
+    std::memcpy(&v, from, sizeof(V));
+    return v;
+  }
+  static inline void store(T* to, V v) { std::memcpy(to, &v, sizeof(V)); }
+  static inline V all(T x) { return x - V{}; }
+  static inline V clamp(V x, T least, T most) {
+    // A NaN is not smaller and not larger, and stays.
+    x = x < least ? all(least) : x;
+    return x > most ? all(most) : x;
+  }
+
+  // exp(x) = scale (1 + rest), with rest as exact for small x as for large.
+  static inline void exp(V x, V& scale, V& rest) {
+    using F = Format<T>;
+    x = clamp(x, F::least, F::most);
+    // Added to a number so large, the bits behind the point fall away, and the exponent stands in the last ones.
+    constexpr T round = T(3) * T(Int(1) << (F::mantissa - 1));
+    const V rounded = x * T(1.4426950408889634) + round;
+    const V n = rounded - round;
+    const V r = (x - n * F::ln2_high) - n * F::ln2_low;
+    V sum = all(F::coefficients[0]);
+    for (size_t i = 1; i < sizeof(F::coefficients) / sizeof(T); ++i) sum = sum * r + F::coefficients[i];
+    rest = sum * r * r + r;
+    I bits;
+    std::memcpy(&bits, &rounded, sizeof(V));
+    bits = (bits + Int(F::bias)) << F::mantissa;
+    std::memcpy(&scale, &bits, sizeof(V));
+  }
+
+  static inline V sigmoid(V x) {
+    V scale, rest;
+    exp(-x, scale, rest);
+    return T(1) / (T(1) + (scale * rest + scale));
+  }
+
+  static inline V tanh(V x) {
+    V scale, rest;
+    // Behind 20 it is 1 to the last bit.
+    x = clamp(x, T(-20), T(20));
+    exp(x + x, scale, rest);
+    const V minus_one = scale * rest + (scale - T(1));
+    return minus_one / (minus_one + T(2));
+  }
+};
+
+}  // namespace RJ_SET
+}  // namespace recurrent_jax

@@ -1,0 +1,129 @@
+// Many callers at once, one pool of helpers, sharing by rows and by units: every result to the last bit that of one
+// thread alone. `make sanitize` runs this with the thread sanitiser, to which Python and XLA would be opaque.
+#include <condition_variable>
+#include <cstdio>
+#include <deque>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "instruction_sets.h"
+#include "shares.h"
+
+using namespace recurrent_jax;
+
+namespace {
+
+class Pool {
+ public:
+  explicit Pool(int size) {
+    for (int i = 0; i < size; ++i) threads_.emplace_back([this] { work(); });
+  }
+  ~Pool() {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      done_ = true;
+    }
+    come_.notify_all();
+    for (std::thread& thread : threads_) thread.join();
+  }
+  Schedule schedule() {
+    return [this](std::function<void()> task) {
+      std::lock_guard<std::mutex> lock(mutex_);
+      tasks_.push_back(std::move(task));
+      come_.notify_one();
+    };
+  }
+
+ private:
+  void work() {
+    for (;;) {
+      std::unique_lock<std::mutex> lock(mutex_);
+      come_.wait(lock, [this] { return done_ || !tasks_.empty(); });
+      if (tasks_.empty()) return;
+      const std::function<void()> task = std::move(tasks_.front());
+      tasks_.pop_front();
+      lock.unlock();
+      task();
+    }
+  }
+  std::mutex mutex_;
+  std::condition_variable come_;
+  std::deque<std::function<void()>> tasks_;
+  bool done_ = false;
+  std::vector<std::thread> threads_;
+};
+
+// One problem with memory of its own, the same numbers each time.
+struct Example {
+  explicit Example(ptrdiff_t rows) : rows(rows) {
+    fill(xs, kSteps * rows * kFeatures);
+    fill(w_x, kFeatures * 4 * kUnits);
+    fill(w_h, kUnits * 4 * kUnits);
+    fill(bias, 4 * kUnits);
+    fill(h0, rows * kUnits);
+    fill(c0, rows * kUnits);
+    fill(d_ys, kSteps * rows * kUnits);
+    gates.resize(kSteps * rows * 4 * kUnits);
+    hs.resize(kSteps * rows * kUnits);
+    cs.resize(hs.size());
+    c_last.resize(rows * kUnits);
+    dh.assign(rows * kUnits, 0);
+    dc.assign(rows * kUnits, 0);
+  }
+
+  void run(const Schedule& schedule, int threads) {
+    const Functions<float>& code = best_instruction_set().of_float[static_cast<int>(Cell::kLstm)];
+    Problem<float> q = {};
+    q.steps = kSteps, q.rows = rows, q.features = kFeatures, q.units = kUnits;
+    q.xs = xs.data(), q.w_x = w_x.data(), q.w_h = w_h.data(), q.bias = bias.data();
+    q.h0 = h0.data(), q.c0 = c0.data(), q.gates = gates.data(), q.hs = hs.data(), q.cs = cs.data();
+    q.c_last = c_last.data(), q.d_ys = d_ys.data(), q.dh = dh.data(), q.dc = dc.data();
+    for (const bool backward : {false, true}) {
+      std::vector<float> panels(code.packed_size(kFeatures, kUnits, backward));
+      q.panels = panels.data();
+      run_shares(schedule, threads, code, q, backward);
+    }
+  }
+
+  bool operator==(const Example& other) const {
+    return gates == other.gates && hs == other.hs && dh == other.dh && dc == other.dc;
+  }
+
+  static constexpr ptrdiff_t kSteps = 12, kFeatures = 5, kUnits = 72;
+  ptrdiff_t rows;
+  std::vector<float> xs, w_x, w_h, bias, h0, c0, d_ys, gates, hs, cs, c_last, dh, dc;
+
+ private:
+  // Numbers from -0.2 to 0.2.
+  void fill(std::vector<float>& array, ptrdiff_t size) {
+    array.resize(size);
+    for (float& x : array) {
+      state = state * 1664525u + 1013904223u;
+      x = static_cast<float>(static_cast<int32_t>(state)) / 1e10f;
+    }
+  }
+  uint32_t state = 1;
+};
+
+}  // namespace
+
+int main() {
+  int wrong = 0;
+  for (const ptrdiff_t rows : {4, 40}) {
+    Example alone(rows);
+    alone.run([](std::function<void()>) {}, 1);
+    Pool pool(3);
+    std::vector<std::thread> callers;
+    std::vector<Example> examples(20, Example(rows));
+    for (int caller = 0; caller < 4; ++caller) {
+      callers.emplace_back([&, caller] {
+        for (size_t i = caller; i < examples.size(); i += 4) examples[i].run(pool.schedule(), 4);
+      });
+    }
+    for (std::thread& caller : callers) caller.join();
+    for (const Example& example : examples) wrong += !(example == alone);
+  }
+  std::printf("%d of 40 results differ from those of one thread\n", wrong);
+  return wrong != 0;
+}

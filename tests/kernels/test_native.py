@@ -1,0 +1,289 @@
+"""What is particular to `native`: its sizes and vectors, its threads, its accuracy, and where it is not there."""
+
+import concurrent.futures
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import recurrent_jax as rj
+from recurrent_jax.kernels import native, scan
+from recurrent_jax.kernels.contract import Inputs, Options
+from recurrent_jax.kernels.native import library
+from tests import cases, oracles
+
+ROOT = Path(__file__).parents[2]
+built = pytest.mark.skipif(library.load().code is None, reason=f"native is {library.load().problem}")
+CELLS: dict[str, tuple[Any, dict[str, Any], oracles.Step]] = {
+    "rnn_tanh": (rj.RNN, {}, oracles.rnn_tanh),
+    "rnn_relu": (rj.RNN, {"activation": "relu"}, oracles.rnn_relu),
+    "lstm": (rj.LSTM, {}, oracles.lstm),
+    "gru_after": (rj.GRU, {}, oracles.gru_after),
+}
+over_cells = pytest.mark.parametrize("name", CELLS)
+
+
+def make(name: str, units: int, dtype: str = "float32") -> Any:
+    """The cell of that name."""
+    family, attributes, _ = CELLS[name]
+    return family(units, **attributes, param_dtype=dtype)
+
+
+def drawn(rng: np.random.Generator, tree: Any, scale: float = 1.0) -> Any:
+    """Normal numbers in the shapes of `tree`."""
+    return jax.tree.map(lambda a: jnp.asarray(scale * rng.standard_normal(a.shape), a.dtype), tree)
+
+
+def outputs_and_gradients(kernel: Any, cell: Any, inputs: Inputs, options: Options) -> Any:
+    """Outputs without and with derivatives, and the gradient of all that is returned, of one call of a kernel."""
+
+    def run(params: Any, xs: Any, carry: Any, initial: Any) -> Any:
+        given = Inputs(params, xs, carry, initial, inputs.mask, inputs.resets)
+        return kernel.run(cell, given, options)
+
+    def both(*args: Any) -> Any:
+        out, back = jax.vjp(run, *args)
+        return out, back(drawn(np.random.default_rng(1), out))
+
+    args = inputs[:4]
+    return jax.jit(run)(*args), jax.jit(both)(*args)
+
+
+# Sizes at, below and above the vectors of every instruction set and the rows and panels of a tile.
+UNITS = (1, 3, 8, 13, 16, 31, 33, 65)
+ROWS = (1, 2, 3, 5, 16, 17, 50)
+
+
+@built
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("seed", range(6))
+@over_cells
+def test_any_shape_equals_the_scan(name: str, seed: int, dtype: str) -> None:
+    rng = np.random.default_rng([seed, len(dtype)])
+    units, rows, steps = int(rng.choice(UNITS)), int(rng.choice(ROWS)), int(rng.integers(1, 7))
+    cell = make(name, units, dtype)
+    params = drawn(rng, jax.eval_shape(lambda: cell.init(jax.random.key(0), 3)), 0.5 / units**0.5)
+    carry = jax.eval_shape(lambda: cell.initial_carry(params, (rows,)))
+    flags = lambda share: jnp.asarray(rng.random((steps, rows)) < share) if rng.random() < 0.5 else None
+    mask, resets = flags(0.7), flags(0.3)
+    inputs = Inputs(
+        params,
+        drawn(rng, jax.ShapeDtypeStruct((steps, rows, 3), dtype)),
+        drawn(rng, carry),
+        None if resets is None else drawn(rng, carry),
+        mask,
+        resets,
+    )
+    options = Options(bool(rng.random() < 0.5), bool(rng.random() < 0.5))
+    # Two orders of summation over at most 50 rows and 65 units, six steps.
+    cases.assert_close(
+        outputs_and_gradients(native, cell, inputs, options),
+        outputs_and_gradients(scan, cell, inputs, options),
+        64 * float(jnp.finfo(dtype).eps),
+    )
+
+
+@built
+@over_cells
+def test_rounding_is_that_of_the_scan(name: str) -> None:
+    cell = make(name, 48)
+    rng = np.random.default_rng(0)
+    params = drawn(rng, jax.eval_shape(lambda: cell.init(jax.random.key(0), 24)), 0.15)
+    xs = drawn(rng, jax.ShapeDtypeStruct((40, 6, 24), jnp.float32))
+    carry = cell.initial_carry(params, (6,))
+    double = lambda tree: tuple(np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(tree))
+    _, expected, _ = oracles.unroll(CELLS[name][2], double(params), double(xs)[0], double(carry), double(carry))
+    off = lambda kernel: np.abs(np.asarray(rj.unroll(cell, params, xs, implementation=kernel)[1]) - expected).max()
+    assert 0 < off("native") <= 4 * off("scan")
+
+
+@built
+@pytest.mark.parametrize("value", [0.0, 1e-30, 0.5, 15.0, 90.0, 1e4, 1e38, np.inf])
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_gates_are_exact_from_zero_to_infinity(dtype: str, sign: int, value: float) -> None:
+    # With nothing but a bias the cell gives tanh of it, and the LSTM's c, from 1 on, sigmoid: no sum hides them.
+    x = jnp.full(1, sign * value, dtype)
+    zeros = lambda *shape: jnp.zeros(shape, dtype)
+    ulp = float(jnp.finfo(dtype).eps)
+    params = rj.RNNParams(zeros(1, 1), zeros(1, 1), x)
+    _, tanh = rj.unroll(rj.RNN(1, param_dtype=dtype), params, zeros(1, 1, 1), implementation="native")
+    np.testing.assert_allclose(tanh[0, 0, 0], np.tanh(sign * value), rtol=4 * ulp)
+    gates = rj.LSTMParams(zeros(1, 4), zeros(1, 4), jnp.concatenate([zeros(1), x, zeros(2)]))
+    start = rj.LSTMCarry(zeros(1, 1), jnp.ones((1, 1), dtype))
+    carry, _ = rj.unroll(rj.LSTM(1, param_dtype=dtype), gates, zeros(1, 1, 1), start, implementation="native")
+    with np.errstate(over="ignore"):
+        expected = 1 / (1 + np.exp(-sign * np.float64(value)))
+    # Below the smallest normal number nothing is asked of it.
+    np.testing.assert_allclose(carry.c[0, 0], expected, rtol=4 * ulp, atol=float(jnp.finfo(dtype).tiny) * 4)
+
+
+@built
+@over_cells
+def test_nan_stays_nan_in_its_row_alone(name: str) -> None:
+    cell = make(name, 9)
+    params, xs, carry = cases.data(cell, (5,))
+    _, ys = rj.unroll(cell, params, xs.at[2, 3, 1].set(jnp.nan), carry, implementation="native")
+    lost = np.isnan(np.asarray(ys)).all(axis=-1)
+    expected = np.zeros_like(lost)
+    expected[2:, 3] = True
+    np.testing.assert_array_equal(lost, expected)
+    assert not np.isnan(np.asarray(ys)[~expected]).any()
+
+
+@built
+def test_vmap_over_rows_is_one_call_of_more_rows() -> None:
+    cell = make("gru_after", 8)
+    params, xs, carry = cases.data(cell, (6,))
+    one = lambda x, start: rj.unroll(cell, params, x, start, implementation="native")
+    many = jax.vmap(one, in_axes=(1, 0), out_axes=(0, 1))
+    # To the last bit: a row's sums are taken in the same order whatever rows are beside it.
+    cases.assert_same(many(xs, carry), one(xs, carry))
+    assert "while" not in str(jax.make_jaxpr(many)(xs, carry))
+
+
+@built
+def test_calls_from_many_threads_at_once_give_the_same() -> None:
+    # So much work that calls ask for helpers, of a pool that all share.
+    cell = make("lstm", 64)
+    params, xs, _ = cases.data(cell, (4,), 50)
+    run = jax.jit(
+        lambda xs: jax.value_and_grad(lambda p: rj.unroll(cell, p, xs, implementation="native")[1].sum())(params)
+    )
+    expected = run(xs)
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        for got in pool.map(lambda _: run(xs), range(30)):
+            cases.assert_same(got, expected)
+
+
+PROGRAM = """
+import jax, jax.numpy as jnp, numpy as np, recurrent_jax as rj
+from recurrent_jax.kernels.native import library
+cell = rj.LSTM(72)
+params = cell.init(jax.random.key(0), 5)
+xs = jax.random.normal(jax.random.key(1), (20, 18, 5))
+loss = lambda params, kernel: jnp.sum(jnp.sin(rj.unroll(cell, params, xs, implementation=kernel)[1]))
+(got, d_got), (expected, d_expected) = (jax.value_and_grad(loss)(params, kernel) for kernel in ("native", "scan"))
+np.testing.assert_allclose(got, expected, rtol=1e-5)
+for x, y in zip(d_got, d_expected):
+    np.testing.assert_allclose(x, y, rtol=0, atol=1e-5 * float(abs(y).max()))
+print(library.load().instruction_set)
+"""
+
+
+def run_alone(environment: dict[str, str], *prefix: str) -> str:
+    """What the program above prints in a process of its own."""
+    done = subprocess.run(
+        [*prefix, sys.executable, "-c", PROGRAM],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@built
+@pytest.mark.parametrize("name", ["baseline", "avx2", "avx512"])
+def test_every_instruction_set_of_this_processor_is_right(name: str) -> None:
+    used = run_alone({"RECURRENT_JAX_INSTRUCTION_SET": name})
+    if name != "baseline" and used == "baseline":
+        pytest.skip(f"this processor has no {name}")
+    assert used == name
+
+
+@built
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system can't keep a process on one core")
+def test_one_core_is_enough() -> None:
+    # The affinity is inherited: XLA's pool has one thread, or more threads than there are cores.
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        run_alone({})
+        run_alone({"XLA_FLAGS": "--xla_force_host_platform_device_count=4"})
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+class Renamed(rj.LSTM):
+    """The same equations, other parameters to begin with."""
+
+    def init(self, key: jax.Array, in_size: int) -> Any:
+        """Halved."""
+        return jax.tree.map(lambda a: a / 2, super().init(key, in_size))
+
+
+class Changed(rj.LSTM):
+    """Other equations."""
+
+    def pointwise(self, params: Any, carry: Any, z: jax.Array, r: jax.Array) -> Any:
+        """Twice the output."""
+        carry, y = super().pointwise(params, carry, z, r)
+        return carry, 2 * y
+
+
+def reason(cell: Any, **changes: Any) -> str | None:
+    """Why `native` refuses the cell."""
+    params, xs, carry = cases.data(cell)
+    return native.refuses(cell, Inputs(params, xs, carry)._replace(**changes), Options())
+
+
+@built
+def test_a_subclass_runs_as_long_as_its_equations_are_those_of_the_library() -> None:
+    assert reason(Renamed(4)) is None
+    assert reason(Changed(4)) == f"{Changed(4)!r} is not among its cells: RNN (tanh, relu), LSTM, GRU(reset='after')"
+
+
+@built
+def test_refusals_say_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert reason(rj.LSTM(4, dtype="bfloat16")) == "dtype bfloat16: it computes in float32 and float64"
+    assert "not among its cells" in str(reason(rj.RNN(4, activation=jnp.sin)))
+    assert "not among its cells" in str(reason(rj.GRU(4, reset="before")))
+    params = cases.data(rj.LSTM(4)).params
+    assert reason(rj.LSTM(4), params=params._replace(w_h=params.w_h[:3])) == "params.w_h is not an array [4, 16]"
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert reason(rj.LSTM(4)) == "it runs on a CPU, and the default device is a gpu"
+
+
+def test_without_the_library_the_next_kernel_runs_and_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "FILE", "missing.so")
+    monkeypatch.delenv("RECURRENT_JAX_NATIVE", raising=False)
+    library.load.cache_clear()
+    try:
+        cell = rj.LSTM(4)
+        params, xs, carry = cases.data(cell)
+        explanation = rj.explain(cell, params, xs, carry)
+        assert explanation.chosen == "fused"
+        assert str(explanation).startswith(
+            "native  refuses: not built: install a C++17 compiler, then recurrent_jax anew"
+        )
+        with pytest.raises(NotImplementedError, match="implementation='native': native refuses: not built"):
+            rj.unroll(cell, params, xs, carry, implementation="native")
+    finally:
+        library.load.cache_clear()
+
+
+def test_a_library_for_a_newer_jax_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    if library.load().code is None:
+        pytest.skip(f"native is {library.load().problem}")
+    monkeypatch.setattr(library, "_api_of_xla", lambda: 0)
+    library.load.cache_clear()
+    try:
+        assert str(library.load().problem).startswith("built for a newer JAX than ")
+    finally:
+        library.load.cache_clear()
+
+
+def test_it_is_built_where_there_is_a_compiler() -> None:
+    compiler = next((name for name in ("c++", "g++", "clang++") if subprocess.call(["which", name]) == 0), None)
+    if compiler is None:
+        pytest.skip("there is no C++ compiler")
+    assert library.load().problem is None
