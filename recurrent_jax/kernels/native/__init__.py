@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from recurrent_jax.cells.base import Array, RNNCarry, matmul
+from recurrent_jax.cells.base import Array, RNNCarry, accumulator, matmul
 from recurrent_jax.cells.gru import GRU
 from recurrent_jax.cells.lstm import LSTM, LSTMCarry
 from recurrent_jax.cells.rnn import RNN
@@ -44,8 +44,8 @@ def refuses(cell: Any, inputs: Inputs, options: Options) -> str | None:
         return f"it runs on a CPU, and the default device is a {jax.default_backend()}"
     if _number(cell) is None:
         return f"{cell!r} is not among its cells: RNN (tanh, relu), LSTM, GRU(reset='after')"
-    if cell.compute_dtype not in (np.float32, np.float64):
-        return f"dtype {cell.compute_dtype}: it computes in float32 and float64"
+    if cell.compute_dtype.name not in library.DTYPES:
+        return f"dtype {cell.compute_dtype}: it computes in {', '.join(library.DTYPES)}"
     features, units, columns = inputs.xs.shape[-1], cell.hidden_size, cell.gates * cell.hidden_size
     expected = {"w_x": (features, columns), "w_h": (units, columns), "b": (columns,)}
     if _number(cell) == _GRU:
@@ -56,7 +56,8 @@ def refuses(cell: Any, inputs: Inputs, options: Options) -> str | None:
         if getattr(getattr(inputs.params, name, None), "shape", None) != shape:
             return f"params.{name} is not an array {list(shape)}"
     carry = LSTMCarry if _number(cell) == _LSTM else RNNCarry
-    if not isinstance(inputs.carry, carry) or any(a.dtype != cell.compute_dtype for a in inputs.carry):
+    exact = {"h": cell.compute_dtype, "c": accumulator(cell.compute_dtype)}
+    if not isinstance(inputs.carry, carry) or any(a.dtype != exact[k] for k, a in inputs.carry._asdict().items()):
         return f"the carry is not {carry.__name__} of {cell.compute_dtype}"
     return None
 
@@ -147,6 +148,8 @@ def _backward(cell: Any, inputs: Inputs, options: Options, saved: calls.Saved, c
     time, *_, features = inputs.xs.shape
     flags, carries = _flags(inputs), _carries(cell, inputs)
     of = lambda carry, field, *lead: _shaped(getattr(carry, field, None), *lead, -1, cell.hidden_size)
+    exact = accumulator(dtype)
+    dh, dc = of(cotangent.carry, "h").astype(exact), of(cotangent.carry, "c")
     (d_gates, d_extra), d_carries = calls.backward(kind)(
         cell.recurrent_kernel(params),
         (
@@ -156,7 +159,7 @@ def _backward(cell: Any, inputs: Inputs, options: Options, saved: calls.Saved, c
             of(cotangent.carries, "h", time),
             of(cotangent.carries, "c", time),
         ),
-        (carries, of(cotangent.carry, "h"), of(cotangent.carry, "c")),
+        (carries, dh, dc),
     )
 
     xs = inputs.xs.astype(dtype).reshape(time, -1, features)
@@ -168,7 +171,7 @@ def _backward(cell: Any, inputs: Inputs, options: Options, saved: calls.Saved, c
     d_xs = matmul(d_gates.reshape(-1, d_gates.shape[-1]), params.w_x.astype(dtype).T)
 
     def like(h: Array | None, c: Array | None, carry: Any) -> Any:
-        return None if carry is None else jax.tree.map(lambda d, a: d.reshape(a.shape), _carry_of(h, c), carry)
+        return None if carry is None else jax.tree.map(lambda d, a: d.reshape(a.shape).astype(a.dtype), _carry_of(h, c), carry)
 
     return {
         "params": d_params,

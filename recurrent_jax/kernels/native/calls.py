@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 from jax.custom_batching import custom_vmap
 
-from recurrent_jax.cells.base import Array
+from recurrent_jax.cells.base import Array, accumulator
 from recurrent_jax.kernels.native import library
 
 
@@ -78,6 +78,7 @@ class Kind(NamedTuple):
 
 
 Function = Callable[[Any, Any, Any], tuple[Any, Any]]
+Shape = tuple[int, ...] | None
 
 
 def _folded(function: Function) -> Function:
@@ -142,15 +143,12 @@ def forward(kind: Kind, save: bool, return_carries: bool) -> Function:
         gates, extra, hs, cs, c_last = _call(
             "forward",
             kind,
-            [xs, *weights, *carries],
-            list(flags),
-            [
-                (time, rows, kind.gates * units) if save else None,
-                every if save and kind.has_extra else None,
-                every,
-                every if kind.has_c and (save or return_carries) else None,
-                (rows, units) if kind.has_c else None,
-            ],
+            xs.dtype,
+            [xs, *weights, carries.h, carries.initial_h],
+            [carries.c, carries.initial_c],
+            flags,
+            [(time, rows, kind.gates * units) if save else None, every if save and kind.has_extra else None, every],
+            [every if kind.has_c and (save or return_carries) else None, (rows, units) if kind.has_c else None],
             packed=library.packed_size(kind.cell, xs.dtype, features, units, backward=False),
         )
         return Saved(gates, extra, hs, cs), c_last
@@ -173,12 +171,15 @@ def backward(kind: Kind) -> Function:
         d_gates, d_extra, dh, dc, d_initial_h, d_initial_c = _call(
             "backward",
             kind,
-            [w_h, *saved, d_ys, d_hs, d_cs, dh, dc, *carries],
-            list(flags),
-            [shape(a) for a in (saved.gates, saved.extra, dh, dc, carries.initial_h, carries.initial_c)],
+            w_h.dtype,
+            [w_h, saved.gates, saved.extra, saved.hs, d_ys, d_hs, carries.h, carries.initial_h],
+            [saved.cs, d_cs, dh, dc, carries.c, carries.initial_c],
+            flags,
+            [shape(saved.gates), shape(saved.extra)],
+            [shape(dh), shape(dc), shape(carries.initial_h), shape(carries.initial_c)],
             packed=library.packed_size(kind.cell, w_h.dtype, 0, w_h.shape[0], backward=True),
             # Gradients are written over what they are the gradients of.
-            aliases={1: 0, 2: 1, 8: 2, 9: 3},
+            aliases={1: 0, 2: 1, 10: 2, 11: 3},
         )
         return (d_gates, d_extra), Carries(dh, dc, d_initial_h, d_initial_c)
 
@@ -199,8 +200,11 @@ def gradient(kind: Kind) -> Callable[[Any, Carries], Weights]:
         d_w_x, d_b, d_w_h, d_b_n = _call(
             "gradient",
             kind,
+            xs.dtype,
             [xs, d_gates, d_extra, hs, carries.h, carries.initial_h],
-            list(flags),
+            [],
+            flags,
+            [],
             [(features, columns), (columns,), (units, columns), (units,) if kind.has_extra else None],
         )
         return Weights(d_w_x, d_b, d_w_h, d_b_n)
@@ -217,34 +221,48 @@ def gradient(kind: Kind) -> Callable[[Any, Carries], Weights]:
 def _call(
     direction: str,
     kind: Kind,
-    numbers: list[Array | None],
-    flags: list[Array | None],
-    results: list[tuple[int, ...] | None],
+    dtype: np.dtype,
+    operands: list[Array | None],
+    exact: list[Array | None],
+    flags: Flags,
+    results: list[Shape],
+    exact_results: list[Shape],
     *,
     packed: int | None = None,
     aliases: dict[int, int] | None = None,
 ) -> list[Any]:
-    """Calls compiled code with arrays without elements for None, and with room for packed weights at the end."""
-    given = next(a for a in numbers if a is not None)
-    # Made of an argument, so that within `shard_map` it varies over the mesh as all others do.
-    nothing = given.reshape(-1)[:0]
-    arguments = [nothing if a is None else a for a in numbers]
-    arguments += [nothing.astype(jnp.bool_) if a is None else a for a in flags]
-    room = [] if packed is None else [_like(given, (packed,))]
-    call = jax.ffi.ffi_call(
-        library.target(direction, 8 * given.dtype.itemsize),
-        [_like(given, (0,) if shape is None else shape) for shape in results] + room,
-        input_output_aliases=aliases,
-    )
+    """Calls compiled code with arrays without elements for None, and with room for packed weights at the end.
+
+    Args:
+      dtype: of `operands` and `results`; `exact` and `exact_results` are of its accumulator's.
+      packed: bytes of packed weights; None where there are none.
+      aliases: which argument lies where which result will.
+    """
+    given = next(a for a in operands if a is not None)
+
+    def array(a: Array | None, dtype: Any) -> Array:
+        """The array; without elements where there is none."""
+        # Made of an argument, so that within `shard_map` it varies over the mesh as all others do.
+        return given.reshape(-1)[:0].astype(dtype) if a is None else a
+
+    exactly = accumulator(dtype)
+    arguments = [array(a, dtype) for a in operands]
+    arguments += [array(a, exactly) for a in exact]
+    arguments += [array(a, jnp.bool_) for a in flags]
+    like = lambda shape, dtype: _like(given, (0,) if shape is None else shape, dtype)
+    out_types = [like(shape, dtype) for shape in results] + [like(shape, exactly) for shape in exact_results]
+    if packed is not None:
+        out_types.append(like((packed,), np.uint8))
+    call = jax.ffi.ffi_call(library.target(direction, dtype.name), out_types, input_output_aliases=aliases)
     out = call(*arguments, cell=np.int64(kind.cell), reverse=kind.reverse)
-    return [None if shape is None else a for shape, a in zip(results, out, strict=False)]
+    return [None if shape is None else a for shape, a in zip([*results, *exact_results], out, strict=False)]
 
 
-def _like(array: Array, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
-    """A result of this shape that varies over a mesh as `array` does."""
+def _like(array: Array, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+    """A result of this shape and dtype that varies over a mesh as `array` does."""
     kind: Any = jax.typeof(array)
     mesh = kind.sharding.mesh
     sharding = None if mesh.empty else jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     name = "manual_axis_type" if hasattr(kind, "manual_axis_type") else "vma"  # as JAX called it at first
     result: Any = jax.ShapeDtypeStruct
-    return result(shape, array.dtype, sharding=sharding, **{name: getattr(kind, name)})
+    return result(shape, dtype, sharding=sharding, **{name: getattr(kind, name)})

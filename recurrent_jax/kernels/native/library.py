@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 FILE = "librecurrent_jax_native.so"
+DTYPES = ("float32", "float64", "bfloat16")
 HOW_TO_BUILD = "install a C++17 compiler, then recurrent_jax anew (pip install --force-reinstall --no-deps)"
 
 
@@ -53,9 +54,9 @@ def load() -> Library:
     if code.RecurrentJaxApi() > _api_of_xla():
         return Library(None, f"built for a newer JAX than {jax.__version__}: {HOW_TO_BUILD}")
     for direction in ("Forward", "Backward", "Gradient"):
-        for bits in (32, 64):
-            handler = jax.ffi.pycapsule(getattr(code, f"RecurrentJax{direction}{bits}"))
-            jax.ffi.register_ffi_target(target(direction.lower(), bits), handler, platform="cpu")
+        for dtype in DTYPES:
+            handler = jax.ffi.pycapsule(getattr(code, f"RecurrentJax{direction}_{dtype}"))
+            jax.ffi.register_ffi_target(target(direction.lower(), dtype), handler, platform="cpu")
     code.RecurrentJaxPackedSize.restype = ctypes.c_int64
     code.RecurrentJaxPackedSize.argtypes = [ctypes.c_int64] * 4 + [ctypes.c_bool]
     code.RecurrentJaxInstructionSet.restype = ctypes.c_char_p
@@ -69,13 +70,13 @@ def _api_of_xla() -> int:
     return 1000 * int(major[1]) + int(minor[1]) if major and minor else 0
 
 
-def target(direction: str, bits: int) -> str:
+def target(direction: str, dtype: str) -> str:
     """The name by which XLA knows a function."""
-    return f"recurrent_jax_{direction}_f{bits}"
+    return f"recurrent_jax_{direction}_{dtype}"
 
 
 def packed_size(cell: int, dtype: np.dtype, features: int, units: int, *, backward: bool) -> int:
-    """How many numbers the packed weights of a call take."""
+    """How many bytes the packed weights of a call take."""
     code = load().code
     assert code is not None
     return int(code.RecurrentJaxPackedSize(cell, 8 * dtype.itemsize, features, units, backward))

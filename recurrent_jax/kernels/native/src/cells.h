@@ -1,39 +1,30 @@
 // The elementwise half of each cell, forward and backward, on one vector of units.
+//
+// `sums` are the vectors of the cell's slots: x W_x + b + h W_h of each gate. Where the n of a GRU needs h W_hn + b_n by
+// itself, the slots of x and those of h overlap but for it.
 #pragma once
-#include "simd.h"
+#include "place.h"
 
 namespace recurrent_jax {
 namespace RJ_SET {
+namespace {
 
-// Where a vector of units of one row and step is.
-template <class T>
-struct Place {
-  T* z;                // G vectors, `z_stride` apart: the projected input
-  ptrdiff_t z_stride;
-  T* gates;            // G vectors, `stride` apart, or null
-  ptrdiff_t stride;
-  T* extra;
-  const T *h_before, *c_before, *bias_n;
-  T *h, *c;
-  T *dh, *dc;          // cotangents of h and c in, and out those of h_before and c_before but for the matmul's
-};
-
-// `sums` are the G vectors of h W_h.
-
-template <class T, bool kTanh>
+template <class T, class E, bool kTanh>
 struct SimpleCell {
   using S = Simd<T>;
   using V = typename S::V;
   static constexpr int kGates = 1;
   static constexpr bool kHasC = false, kHasExtra = false;
+  // The gate of a slot of x.
+  static constexpr int gate_of(int slot) { return slot; }
 
-  static inline void forward(const Place<T>& at, const T* sums) {
-    const V z = S::load(at.z) + S::load(sums);
+  static inline void forward(const Place<T, E>& at, const T* sums) {
+    const V z = S::load(sums);
     if constexpr (kTanh) S::store(at.h, S::tanh(z));
     // A NaN stays.
     else S::store(at.h, z < T(0) ? S::all(0) : z);
   }
-  static inline void backward(const Place<T>& at) {
+  static inline void backward(const Place<T, E>& at) {
     const V h = S::load(at.h), dh = S::load(at.dh);
     if constexpr (kTanh) S::store(at.gates, dh * (T(1) - h * h));
     else S::store(at.gates, h > T(0) ? dh : S::all(0));
@@ -41,15 +32,16 @@ struct SimpleCell {
   }
 };
 
-template <class T>
+template <class T, class E>
 struct LstmCell {
   using S = Simd<T>;
   using V = typename S::V;
   static constexpr int kGates = 4;
   static constexpr bool kHasC = true, kHasExtra = false;
+  static constexpr int gate_of(int slot) { return slot; }
 
-  static inline void forward(const Place<T>& at, const T* sums) {
-    const auto z = [&](int gate) { return S::load(at.z + gate * at.z_stride) + S::load(sums + gate * S::W); };
+  static inline void forward(const Place<T, E>& at, const T* sums) {
+    const auto z = [&](int gate) { return S::load(sums + gate * S::W); };
     const V i = S::sigmoid(z(0)), f = S::sigmoid(z(1)), g = S::tanh(z(2)), o = S::sigmoid(z(3));
     const V c = f * S::load(at.c_before) + i * g;
     S::store(at.c, c);
@@ -60,7 +52,7 @@ struct LstmCell {
     S::store(at.gates + 2 * at.stride, g);
     S::store(at.gates + 3 * at.stride, o);
   }
-  static inline void backward(const Place<T>& at) {
+  static inline void backward(const Place<T, E>& at) {
     const V i = S::load(at.gates), f = S::load(at.gates + at.stride);
     const V g = S::load(at.gates + 2 * at.stride), o = S::load(at.gates + 3 * at.stride);
     const V dh = S::load(at.dh), y = S::tanh(S::load(at.c));
@@ -75,18 +67,19 @@ struct LstmCell {
 };
 
 // r, z, n; "extra" is what the reset gate multiplies, h W_hn + b_n, and then its gradient.
-template <class T>
+template <class T, class E>
 struct GruCell {
   using S = Simd<T>;
   using V = typename S::V;
   static constexpr int kGates = 3;
   static constexpr bool kHasC = false, kHasExtra = true;
+  // Slots of x are n, r, z, and those of h, one further, r, z, n.
+  static constexpr int gate_of(int slot) { return (slot + 2) % 3; }
 
-  static inline void forward(const Place<T>& at, const T* sums) {
-    const V r = S::sigmoid(S::load(at.z) + S::load(sums));
-    const V z = S::sigmoid(S::load(at.z + at.z_stride) + S::load(sums + S::W));
-    const V within = S::load(sums + 2 * S::W) + S::load(at.bias_n);
-    const V n = S::tanh(S::load(at.z + 2 * at.z_stride) + r * within);
+  static inline void forward(const Place<T, E>& at, const T* sums) {
+    const V r = S::sigmoid(S::load(sums + S::W)), z = S::sigmoid(S::load(sums + 2 * S::W));
+    const V within = S::load(sums + 3 * S::W);
+    const V n = S::tanh(S::load(sums) + r * within);
     S::store(at.h, (T(1) - z) * n + z * S::load(at.h_before));
     if (!at.gates) return;
     S::store(at.gates, r);
@@ -94,7 +87,7 @@ struct GruCell {
     S::store(at.gates + 2 * at.stride, n);
     S::store(at.extra, within);
   }
-  static inline void backward(const Place<T>& at) {
+  static inline void backward(const Place<T, E>& at) {
     const V r = S::load(at.gates), z = S::load(at.gates + at.stride), n = S::load(at.gates + 2 * at.stride);
     const V dh = S::load(at.dh);
     const V dn = dh * (T(1) - z) * (T(1) - n * n);
@@ -106,5 +99,6 @@ struct GruCell {
   }
 };
 
+}  // namespace
 }  // namespace RJ_SET
 }  // namespace recurrent_jax

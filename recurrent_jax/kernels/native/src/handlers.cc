@@ -1,6 +1,11 @@
 // What XLA calls.
 #include <algorithm>
+#include <type_traits>
 #include <utility>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #include "instruction_sets.h"
 #include "shares.h"
@@ -12,10 +17,13 @@ namespace {
 
 namespace ffi = xla::ffi;
 
-template <class T>
-const Functions<T>& functions(int64_t cell) {
-  if constexpr (sizeof(T) == 4) return best_instruction_set().of_float[cell];
-  else return best_instruction_set().of_double[cell];
+// Compiled code for numbers of type E, with sums of type T.
+template <class T, class E>
+const Functions<T, E>& functions(int64_t cell) {
+  const InstructionSet& set = best_instruction_set();
+  if constexpr (std::is_same_v<E, float>) return set.of_float[cell];
+  else if constexpr (std::is_same_v<E, double>) return set.of_double[cell];
+  else return set.of_bfloat16[cell];
 }
 
 Schedule schedule_on(ffi::ThreadPool& pool) {
@@ -33,6 +41,20 @@ T* data(Buffer& buffer) {
   return buffer.element_count() ? static_cast<T*>(buffer.untyped_data()) : nullptr;
 }
 
+// Asks for large pages where much memory is written for the first time: a fault for each small one takes longer than
+// what is written there.
+template <class Buffer>
+void use_large_pages(Buffer& buffer) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr uintptr_t kPage = 2 << 20;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(buffer->untyped_data()) + kPage - 1) / kPage * kPage;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(buffer->untyped_data()) + buffer->size_bytes()) / kPage * kPage;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // as good as it can
+#else
+  (void)buffer;
+#endif
+}
+
 // A result that lies over an argument, unless the caller still wants the argument.
 template <class T, class Buffer>
 T* over(const Buffer& argument, ffi::Result<Buffer>& result) {
@@ -42,112 +64,124 @@ T* over(const Buffer& argument, ffi::Result<Buffer>& result) {
   return to;
 }
 
-template <ffi::DataType kType>
+template <class T, class E, ffi::DataType kExact, ffi::DataType kType>
 struct Handlers {
-  using T = ffi::NativeType<kType>;
   using In = ffi::Buffer<kType>;
+  using Exact = ffi::Buffer<kExact>;
   using Flags = ffi::Buffer<ffi::PRED>;
-  using Out = ffi::Result<ffi::Buffer<kType>>;
+  using Out = ffi::Result<In>;
+  using ExactOut = ffi::Result<Exact>;
+  using Panels = ffi::Result<ffi::Buffer<ffi::U8>>;
 
   static ffi::Error forward(ffi::ThreadPool pool, int64_t cell, bool reverse, In xs, In w_x, In bias, In w_h, In bias_n,
-                            In h0, In c0, In initial_h, In initial_c, Flags keep, Flags reset, Out gates, Out extra,
-                            Out hs, Out cs, Out c_last, Out panels) {
-    Problem<T> q = {};
+                            In h0, In initial_h, Exact c0, Exact initial_c, Flags keep, Flags reset, Out gates,
+                            Out extra, Out hs, ExactOut cs, ExactOut c_last, Panels panels) {
+    Problem<T, E> q = {};
     q.reverse = reverse;
     q.steps = xs.dimensions()[0], q.rows = xs.dimensions()[1], q.features = xs.dimensions()[2];
     q.units = h0.dimensions()[1];
-    q.xs = data<T>(xs), q.w_x = data<T>(w_x), q.w_h = data<T>(w_h), q.bias = data<T>(bias), q.bias_n = data<T>(bias_n);
-    q.h0 = data<T>(h0), q.c0 = data<T>(c0), q.initial_h = data<T>(initial_h), q.initial_c = data<T>(initial_c);
+    q.xs = data<E>(xs), q.w_x = data<E>(w_x), q.w_h = data<E>(w_h), q.bias = data<E>(bias), q.bias_n = data<E>(bias_n);
+    q.h0 = data<E>(h0), q.c0 = data<T>(c0), q.initial_h = data<E>(initial_h), q.initial_c = data<T>(initial_c);
     q.keep = data<uint8_t>(keep), q.reset = data<uint8_t>(reset);
-    q.gates = data<T>(*gates), q.extra = data<T>(*extra), q.hs = data<T>(*hs);
-    q.cs = data<T>(*cs), q.c_last = data<T>(*c_last), q.panels = data<T>(*panels);
-    return result(run_shares(schedule_on(pool), pool.num_threads(), functions<T>(cell), q, false));
+    q.gates = data<E>(*gates), q.extra = data<E>(*extra), q.hs = data<E>(*hs);
+    q.cs = data<T>(*cs), q.c_last = data<T>(*c_last), q.panels = panels->untyped_data();
+    use_large_pages(gates), use_large_pages(extra), use_large_pages(hs), use_large_pages(cs), use_large_pages(panels);
+    return result(run_shares(schedule_on(pool), pool.num_threads(), functions<T, E>(cell), q, false));
   }
 
-  static ffi::Error backward(ffi::ThreadPool pool, int64_t cell, bool reverse, In w_h, In gates, In extra, In hs, In cs,
-                             In d_ys, In d_hs, In d_cs, In dh, In dc, In h0, In c0, In initial_h, In initial_c,
-                             Flags keep, Flags reset, Out d_gates, Out d_extra, Out d_h0, Out d_c0, Out d_initial_h,
-                             Out d_initial_c, Out panels) {
-    Problem<T> q = {};
+  static ffi::Error backward(ffi::ThreadPool pool, int64_t cell, bool reverse, In w_h, In gates, In extra, In hs,
+                             In d_ys, In d_hs, In h0, In initial_h, Exact cs, Exact d_cs, Exact dh, Exact dc, Exact c0,
+                             Exact initial_c, Flags keep, Flags reset, Out d_gates, Out d_extra, ExactOut d_h0,
+                             ExactOut d_c0, ExactOut d_initial_h, ExactOut d_initial_c, Panels panels) {
+    Problem<T, E> q = {};
     q.reverse = reverse;
     q.steps = hs.dimensions()[0], q.rows = hs.dimensions()[1], q.units = hs.dimensions()[2];
-    q.w_h = data<T>(w_h), q.hs = data<T>(hs), q.cs = data<T>(cs);
-    q.gates = over<T>(gates, d_gates), q.extra = over<T>(extra, d_extra);
+    q.w_h = data<E>(w_h), q.hs = data<E>(hs), q.cs = data<T>(cs);
+    q.gates = over<E>(gates, d_gates), q.extra = over<E>(extra, d_extra);
     q.dh = over<T>(dh, d_h0), q.dc = over<T>(dc, d_c0);
-    q.d_ys = data<T>(d_ys), q.d_hs = data<T>(d_hs), q.d_cs = data<T>(d_cs);
-    q.h0 = data<T>(h0), q.c0 = data<T>(c0), q.initial_h = data<T>(initial_h), q.initial_c = data<T>(initial_c);
+    q.d_ys = data<E>(d_ys), q.d_hs = data<E>(d_hs), q.d_cs = data<T>(d_cs);
+    q.h0 = data<E>(h0), q.c0 = data<T>(c0), q.initial_h = data<E>(initial_h), q.initial_c = data<T>(initial_c);
     q.keep = data<uint8_t>(keep), q.reset = data<uint8_t>(reset);
     q.d_initial_h = data<T>(*d_initial_h), q.d_initial_c = data<T>(*d_initial_c);
     std::fill_n(q.d_initial_h, d_initial_h->element_count(), T(0));
     std::fill_n(q.d_initial_c, d_initial_c->element_count(), T(0));
-    q.panels = data<T>(*panels);
-    return result(run_shares(schedule_on(pool), pool.num_threads(), functions<T>(cell), q, true));
+    q.panels = panels->untyped_data();
+    use_large_pages(panels);
+    return result(run_shares(schedule_on(pool), pool.num_threads(), functions<T, E>(cell), q, true));
   }
 
   static ffi::Error gradient(ffi::ThreadPool pool, int64_t cell, bool reverse, In xs, In d_gates, In d_extra, In hs,
-                             In h0, In initial_h, Flags keep, Flags reset, Out d_w_x, Out d_bias, Out d_w_h,
-                             Out d_bias_n) {
-    Problem<T> q = {};
+                             In h0, In initial_h, Flags keep, Flags reset, ExactOut d_w_x, ExactOut d_bias,
+                             ExactOut d_w_h, ExactOut d_bias_n) {
+    Problem<T, E> q = {};
     q.reverse = reverse;
     q.steps = xs.dimensions()[0], q.rows = xs.dimensions()[1], q.features = xs.dimensions()[2];
     q.units = hs.dimensions()[2];
-    q.xs = data<T>(xs), q.gates = data<T>(d_gates), q.extra = data<T>(d_extra), q.hs = data<T>(hs);
-    q.h0 = data<T>(h0), q.initial_h = data<T>(initial_h);
+    q.xs = data<E>(xs), q.gates = data<E>(d_gates), q.extra = data<E>(d_extra), q.hs = data<E>(hs);
+    q.h0 = data<E>(h0), q.initial_h = data<E>(initial_h);
     q.keep = data<uint8_t>(keep), q.reset = data<uint8_t>(reset);
     q.d_w_x = data<T>(*d_w_x), q.d_bias = data<T>(*d_bias), q.d_w_h = data<T>(*d_w_h);
     q.d_bias_n = data<T>(*d_bias_n);
-    return result(run_gradient(schedule_on(pool), pool.num_threads(), functions<T>(cell), q));
+    return result(run_gradient(schedule_on(pool), pool.num_threads(), functions<T, E>(cell), q));
+  }
+
+  static auto forward_binding() {
+    return panels(results<Exact, 2>(results<In, 3>(flags(args<Exact, 2>(args<In, 7>(context()))))));
+  }
+  static auto backward_binding() {
+    return panels(results<Exact, 4>(results<In, 2>(flags(args<Exact, 6>(args<In, 8>(context()))))));
+  }
+  static auto gradient_binding() { return results<Exact, 4>(flags(args<In, 6>(context()))); }
+
+ private:
+  // Binds kCount arguments, or results, of one kind. XLA's bindings can't be moved, only handed on.
+  template <class A, int kCount, class Binding>
+  static auto args(Binding&& binding) {
+    if constexpr (kCount == 1) return std::move(binding).template Arg<A>();
+    else return args<A, kCount - 1>(std::move(binding).template Arg<A>());
+  }
+  template <class R, int kCount, class Binding>
+  static auto results(Binding&& binding) {
+    if constexpr (kCount == 1) return std::move(binding).template Ret<R>();
+    else return results<R, kCount - 1>(std::move(binding).template Ret<R>());
+  }
+  static auto context() {
+    return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().template Attr<int64_t>("cell").template Attr<bool>("reverse");
+  }
+  template <class Binding>
+  static auto flags(Binding&& binding) {
+    return args<Flags, 2>(std::move(binding));
+  }
+  template <class Binding>
+  static auto panels(Binding&& binding) {
+    return std::move(binding).template Ret<ffi::Buffer<ffi::U8>>();
   }
 };
 
-// Binds kCount arguments, or results, of one kind. XLA's bindings can't be moved, only handed on.
-template <class A, int kCount, class Binding>
-auto args(Binding&& binding) {
-  if constexpr (kCount == 1) return std::move(binding).template Arg<A>();
-  else return args<A, kCount - 1>(std::move(binding).template Arg<A>());
-}
-template <class R, int kCount, class Binding>
-auto results(Binding&& binding) {
-  if constexpr (kCount == 1) return std::move(binding).template Ret<R>();
-  else return results<R, kCount - 1>(std::move(binding).template Ret<R>());
-}
-
-auto context() { return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Attr<int64_t>("cell").Attr<bool>("reverse"); }
-
-template <ffi::DataType kType>
-auto forward_binding() {
-  using Numbers = ffi::Buffer<kType>;
-  return results<Numbers, 6>(args<ffi::Buffer<ffi::PRED>, 2>(args<Numbers, 9>(context())));
-}
-
-template <ffi::DataType kType>
-auto backward_binding() {
-  using Numbers = ffi::Buffer<kType>;
-  return results<Numbers, 7>(args<ffi::Buffer<ffi::PRED>, 2>(args<Numbers, 14>(context())));
-}
-
-template <ffi::DataType kType>
-auto gradient_binding() {
-  using Numbers = ffi::Buffer<kType>;
-  return results<Numbers, 4>(args<ffi::Buffer<ffi::PRED>, 2>(args<Numbers, 6>(context())));
-}
+using Of32 = Handlers<float, float, ffi::F32, ffi::F32>;
+using Of64 = Handlers<double, double, ffi::F64, ffi::F64>;
+using OfBfloat16 = Handlers<float, Bfloat16, ffi::F32, ffi::BF16>;
 
 }  // namespace
 
 // All that the library shows.
 #pragma GCC visibility push(default)
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(RecurrentJaxForward32, Handlers<ffi::F32>::forward, forward_binding<ffi::F32>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(RecurrentJaxForward64, Handlers<ffi::F64>::forward, forward_binding<ffi::F64>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(RecurrentJaxBackward32, Handlers<ffi::F32>::backward, backward_binding<ffi::F32>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(RecurrentJaxBackward64, Handlers<ffi::F64>::backward, backward_binding<ffi::F64>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(RecurrentJaxGradient32, Handlers<ffi::F32>::gradient, gradient_binding<ffi::F32>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(RecurrentJaxGradient64, Handlers<ffi::F64>::gradient, gradient_binding<ffi::F64>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(RecurrentJaxForward_float32, Of32::forward, Of32::forward_binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(RecurrentJaxForward_float64, Of64::forward, Of64::forward_binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(RecurrentJaxForward_bfloat16, OfBfloat16::forward, OfBfloat16::forward_binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(RecurrentJaxBackward_float32, Of32::backward, Of32::backward_binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(RecurrentJaxBackward_float64, Of64::backward, Of64::backward_binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(RecurrentJaxBackward_bfloat16, OfBfloat16::backward, OfBfloat16::backward_binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(RecurrentJaxGradient_float32, Of32::gradient, Of32::gradient_binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(RecurrentJaxGradient_float64, Of64::gradient, Of64::gradient_binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(RecurrentJaxGradient_bfloat16, OfBfloat16::gradient, OfBfloat16::gradient_binding());
 
-// Numbers of `bits` bits that a call's result `panels` holds.
+// Bytes that a call's result `panels` holds, for numbers of `bits` bits.
 extern "C" int64_t RecurrentJaxPackedSize(int64_t cell, int64_t bits, int64_t features, int64_t units, bool backward) {
-  if (bits == 32) return functions<float>(cell).packed_size(features, units, backward);
-  return functions<double>(cell).packed_size(features, units, backward);
+  const auto size = [&](const auto& code) { return code.packed_size(features, units, backward); };
+  if (bits == 64) return size(functions<double, double>(cell));
+  return bits == 32 ? size(functions<float, float>(cell)) : size(functions<float, Bfloat16>(cell));
 }
 
 // The version of XLA's interface that this was built with. XLA runs what is older than itself.

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "bfloat16.h"
 #include "gang.h"
 
 namespace recurrent_jax {
@@ -12,7 +13,8 @@ namespace recurrent_jax {
 enum class Cell { kTanh = 0, kRelu = 1, kLstm = 2, kGru = 3 };
 constexpr int kCells = 4;
 
-template <class T>
+// Sums, gates, c and its gradients are of type T; what is multiplied, and what is saved of it, of type E.
+template <class T, class E>
 struct Problem {
   ptrdiff_t steps, rows, features, units;
   bool reverse;          // the last step first
@@ -20,30 +22,32 @@ struct Problem {
   const uint8_t* reset;  // [T, B], 1 where a step begins with the initial carry; null: nowhere
 
   // Forward: x_t W_x + b + h W_h, the GRU's h W_hn with a bias of its own.
-  const T *xs;             // [T, B, D]
-  const T *w_x, *w_h;      // [D, G H], [H, G H]
-  const T *bias, *bias_n;  // [G H], [H]
+  const E *xs;             // [T, B, D]
+  const E *w_x, *w_h;      // [D, G H], [H, G H]
+  const E *bias, *bias_n;  // [G H], [H]
 
-  const T *h0, *c0;                // [B, H], the carry before the first step
-  const T *initial_h, *initial_c;  // [B, H], what a reset restores
+  // The carry before the first step, and what a reset restores, [B, H] each.
+  const E *h0, *initial_h;
+  const T *c0, *initial_c;
   // What the backward pass reads, and then overwrites with gradients of the pre-activations.
-  T* gates;    // [T, B, G H], null where nothing is to be saved
-  T* extra;    // [T, B, H], of the GRU h W_hn + b_n
-  T* hs;       // [T, B, H], the state after each step
-  T* cs;       // [T, B, H], the same of the LSTM's c, or null
-  T* c_last;   // [B, H], its last one
+  E* gates;   // [T, B, G H], null where nothing is to be saved
+  E* extra;   // [T, B, H], of the GRU h W_hn + b_n
+  E* hs;      // [T, B, H], the state after each step
+  T* cs;      // [T, B, H], the same of the LSTM's c, or null
+  T* c_last;  // [B, H], its last one
 
   // Backward: cotangents.
-  const T* d_ys;               // [T, B, H], of the outputs, which are 0 where `keep` is
-  const T *d_hs, *d_cs;        // [T, B, H], of the states after each step; null: zeros
-  T *dh, *dc;                  // [B, H], of the last carry; then of the first
+  const E* d_ys;                 // [T, B, H], of the outputs, which are 0 where `keep` is
+  const E* d_hs;                 // [T, B, H], of the states after each step; null: zeros
+  const T* d_cs;                 // [T, B, H], the same
+  T *dh, *dc;                    // [B, H], of the last carry; then of the first
   T *d_initial_h, *d_initial_c;  // [B, H], of what resets restored
 
   // The weights' gradients.
   T *d_w_x, *d_w_h;      // [D, G H], [H, G H]
   T *d_bias, *d_bias_n;  // [G H], [H]
 
-  T* panels;  // the weights, packed
+  void* panels;  // the weights, packed
 };
 
 // A share of the work: some rows, and some panels of units.
@@ -51,30 +55,31 @@ struct Share {
   ptrdiff_t row_begin, row_end, panel_begin, panel_end;
 };
 
-template <class T>
+template <class T, class E>
 struct Functions {
   ptrdiff_t (*panels)(ptrdiff_t units, bool backward);
-  // Numbers in all panels.
+  // Bytes of all panels.
   ptrdiff_t (*packed_size)(ptrdiff_t features, ptrdiff_t units, bool backward);
   // Bytes that a share works in.
-  ptrdiff_t (*scratch_size)(const Problem<T>&, const Share&, bool backward);
+  ptrdiff_t (*scratch_size)(const Problem<T, E>&, const Share&, bool backward);
   // Pack the panels of a share.
-  void (*pack_forward)(const Problem<T>&, const Share&);
-  void (*pack_backward)(const Problem<T>&, const Share&);
+  void (*pack_forward)(const Problem<T, E>&, const Share&);
+  void (*pack_backward)(const Problem<T, E>&, const Share&);
   // Run all steps; `gang` is null where a share depends on no other.
-  void (*forward)(const Problem<T>&, const Share&, Gang* gang, char* scratch);
-  void (*backward)(const Problem<T>&, const Share&, Gang* gang, char* scratch);
+  void (*forward)(const Problem<T, E>&, const Share&, Gang* gang, char* scratch);
+  void (*backward)(const Problem<T, E>&, const Share&, Gang* gang, char* scratch);
   // The weights' gradients, whose columns are in panels of their own.
   ptrdiff_t (*gradient_panels)(ptrdiff_t units);
-  ptrdiff_t (*gradient_scratch_size)(const Problem<T>&);
-  void (*gradient)(const Problem<T>&, const Share&, char* scratch);
+  ptrdiff_t (*gradient_scratch_size)(const Problem<T, E>&);
+  void (*gradient)(const Problem<T, E>&, const Share&, char* scratch);
 };
 
 // The functions of one instruction set, by cell.
 struct InstructionSet {
   const char* name;
-  Functions<float> of_float[kCells];
-  Functions<double> of_double[kCells];
+  Functions<float, float> of_float[kCells];
+  Functions<double, double> of_double[kCells];
+  Functions<float, Bfloat16> of_bfloat16[kCells];
 };
 
 }  // namespace recurrent_jax

@@ -23,8 +23,9 @@ inline Scratch allocate(ptrdiff_t bytes) {
 }
 
 // Packs the weights and runs all steps, on at most `threads` threads; false: there was no memory.
-template <class T>
-bool run_shares(const Schedule& schedule, int threads, const Functions<T>& code, const Problem<T>& q, bool backward) {
+template <class T, class E>
+bool run_shares(const Schedule& schedule, int threads, const Functions<T, E>& code, const Problem<T, E>& q,
+                bool backward) {
   if (!q.rows || !q.steps) return true;
   const ptrdiff_t panels = code.panels(q.units, backward);
   const double work = static_cast<double>(q.steps) * q.rows * q.units * q.units;
@@ -47,8 +48,8 @@ bool run_shares(const Schedule& schedule, int threads, const Functions<T>& code,
 }
 
 // The weights' gradients, each member some columns of them.
-template <class T>
-bool run_gradient(const Schedule& schedule, int threads, const Functions<T>& code, const Problem<T>& q) {
+template <class T, class E>
+bool run_gradient(const Schedule& schedule, int threads, const Functions<T, E>& code, const Problem<T, E>& q) {
   const ptrdiff_t panels = code.gradient_panels(q.units);
   const double work = static_cast<double>(q.steps) * q.rows * q.units * (q.features + q.units);
   std::atomic<bool> out_of_memory{false};

@@ -3,9 +3,43 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
+
+#include "bfloat16.h"
+
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
 
 namespace recurrent_jax {
 namespace RJ_SET {
+
+// A number in another type, rounded to the nearest, to even between two.
+template <class To, class From>
+inline To convert(From x) {
+  To result;
+  if constexpr (std::is_same_v<To, From>) {
+    result = x;
+  } else if constexpr (std::is_same_v<From, Bfloat16>) {
+    const uint32_t bits = uint32_t(x.bits) << 16;
+    std::memcpy(&result, &bits, sizeof(result));
+  } else {
+    uint32_t bits;
+    std::memcpy(&bits, &x, sizeof(bits));
+    // Rounded up, a NaN could become a number.
+    bits = x == x ? bits + 0x7fff + (bits >> 16 & 1) : bits | 0x400000;
+    result.bits = static_cast<uint16_t>(bits >> 16);
+  }
+  return result;
+}
+
+// Whether the processor multiplies pairs of such numbers and adds both products.
+template <class E>
+constexpr bool has_pairs = false;
+#if defined(__AVX512BF16__)
+template <>
+constexpr bool has_pairs<Bfloat16> = true;
+#endif
 
 template <class T>
 struct Format;
@@ -45,6 +79,46 @@ struct Simd {
     return v;
   }
   static inline void store(T* to, V v) { std::memcpy(to, &v, sizeof(V)); }
+
+  // The same of half as many bits.
+  typedef uint16_t Halves __attribute__((vector_size(RJ_BYTES / 2)));
+  typedef uint32_t Words __attribute__((vector_size(RJ_BYTES)));
+  static inline V load(const Bfloat16* from) {
+    static_assert(sizeof(T) == sizeof(float));
+    Halves halves;
+    std::memcpy(&halves, from, sizeof(halves));
+    const Words words = __builtin_convertvector(halves, Words) << 16;
+    V v;
+    std::memcpy(&v, &words, sizeof(V));
+    return v;
+  }
+  static inline void store(Bfloat16* to, V v) {
+    static_assert(sizeof(T) == sizeof(float));
+    Words bits;
+    std::memcpy(&bits, &v, sizeof(V));
+    bits = v == v ? bits + 0x7fff + (bits >> 16 & 1) : bits | 0x400000;
+    const Halves halves = __builtin_convertvector(bits >> 16, Halves);
+    std::memcpy(to, &halves, sizeof(halves));
+  }
+
+#if defined(__AVX512BF16__)
+  typedef __m512bh Pairs;
+  static inline Pairs load_pairs(const Bfloat16* from) {
+    Pairs pairs;
+    std::memcpy(&pairs, from, sizeof(pairs));
+    return pairs;
+  }
+  // The pair at `from` everywhere; with a single number, a zero beside it.
+  static inline Pairs all_pairs(const Bfloat16* from, ptrdiff_t numbers) {
+    uint32_t pair = 0;
+    std::memcpy(&pair, from, numbers == 2 ? 4 : 2);
+    const __m512i pairs = _mm512_set1_epi32(static_cast<int>(pair));
+    Pairs all;
+    std::memcpy(&all, &pairs, sizeof(all));
+    return all;
+  }
+  static inline V add_pairs(V sums, Pairs x, Pairs y) { return (V)_mm512_dpbf16_ps((__m512)sums, x, y); }
+#endif
   static inline V all(T x) { return x - V{}; }
   static inline V clamp(V x, T least, T most) {
     // A NaN is not smaller and not larger, and stays.
