@@ -9,18 +9,17 @@ import numpy as np
 import pytest
 
 import recurrent_jax as rj
-from recurrent_jax.kernels.native import library
+from recurrent_jax.kernels import REGISTRY
 from tests import cases
 
 # The same float64 operations in a program of another shape: the order of a sum may differ.
 REORDERED = 1e-13
 
+# Every kernel by its name, and the one that is taken where none is named.
+over_kernels_and_default = pytest.mark.parametrize("kernel", [*cases.each(REGISTRY), pytest.param(None, id="default")])
 
-# The kernels that are programs of JAX, for any device.
-OVER_SCANS = pytest.mark.parametrize("kernel", ["fused", "scan"])
 
-
-def loss(cell: Any, kernel: str, params: Any, xs: Any, carry: Any, lengths: Any = None) -> Any:
+def loss(cell: Any, kernel: str | None, params: Any, xs: Any, carry: Any, lengths: Any = None) -> Any:
     """A number that depends on everything."""
     last, ys = rj.unroll(cell, params, xs, carry, lengths=lengths, implementation=kernel)
     return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves((last, ys)))
@@ -75,7 +74,7 @@ def test_checkpoint_stores_less(kernel: str) -> None:
     assert stored(8) < stored(None) / 4
 
 
-@OVER_SCANS
+@pytest.mark.parametrize("kernel", ["fused", "scan"])
 def test_unroll_reaches_the_loop(kernel: str) -> None:
     cell = cases.PEEPHOLE.cell
     params, xs, carry = cases.data(cell)
@@ -87,32 +86,27 @@ def test_unroll_reaches_the_loop(kernel: str) -> None:
     assert loops(unrolled, 3) >= 2
 
 
-@cases.over_kernels
-def test_export_round_trip_changes_nothing(kernel: str) -> None:
-    cell = cases.richest(kernel).cell
+@over_kernels_and_default
+def test_export_round_trip_changes_nothing(kernel: str | None) -> None:
+    # The kernel that is the default for the cells of this library refuses others.
+    cell = (cases.LSTM if kernel is None else cases.richest(kernel)).cell
     given = cases.data(cell)
     gradient = jax.jit(lambda *a: jax.value_and_grad(lambda *b: loss(cell, kernel, *b), (0, 1, 2))(*a))
     leaves, structure = jax.tree.flatten(tuple(given))
     flat = jax.jit(lambda *leaves: jax.tree.leaves(gradient(*structure.unflatten(leaves))))
-    # JAX vouches for no compiled code but its own, so its user has to.
-    names = (
-        [library.target(direction, 64) for direction in ("forward", "backward", "gradient")]
-        if kernel == "native"
-        else []
-    )
-    checks = [jax.export.DisabledSafetyCheck.custom_call(name) for name in names]
-    loaded = jax.export.deserialize(jax.export.export(flat, disabled_checks=checks)(*leaves).serialize())
+    loaded = jax.export.deserialize(jax.export.export(flat)(*leaves).serialize())
     cases.assert_close(loaded.call(*leaves), flat(*leaves), REORDERED)
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
-@OVER_SCANS
-def test_gradient_lowers_for_other_devices(kernel: str, platform: str) -> None:
+@over_kernels_and_default
+def test_gradient_lowers_for_other_devices(kernel: str | None, platform: str) -> None:
     cell = rj.LSTM(cases.UNITS)
     params, xs, carry = cases.data(cell)
     gradient = jax.jit(jax.grad(lambda p, x, c: loss(cell, kernel, p, x, c), (0, 1, 2)))
     lowered = gradient.trace(params, xs, carry).lower(lowering_platforms=(platform,))
     assert "stablehlo.while" in lowered.as_text()
+    assert "recurrent_jax_" not in lowered.as_text()  # compiled code of a CPU
 
 
 def on_mesh(function: Any, in_specs: Any, out_specs: Any) -> Any:
@@ -225,7 +219,7 @@ def test_gradient_without_steps_is_zero(kernel: str) -> None:
 def test_functions_of_parameters_are_exported_as_they_are() -> None:
     cell = rj.GRU(4)
     params = cell.init(jax.random.key(0), 3)
-    run = jax.jit(lambda params, xs: rj.unroll(cell, params, xs, implementation="fused"))
+    run = jax.jit(lambda params, xs: rj.unroll(cell, params, xs))
     xs = jnp.ones((5, 2, 3), jnp.float32)
     loaded = jax.export.deserialize(jax.export.export(run)(params, xs).serialize())
     carry, ys = loaded.call(params, xs)

@@ -8,7 +8,8 @@ weights' gradients are products of their own after that, which skip padding too,
 of JAX. Padded steps cost nearly nothing.
 
 src/ has the C++: recurrence.cc the loops, cells.h the equations, simd.h the vectors, gang.cc the threads,
-handlers.cc what XLA calls. It is compiled once for each instruction set and chosen when it runs.
+handlers.cc what XLA calls. It is compiled once for each instruction set and chosen when it runs. Where a
+program is exported, or lowered for another device, portable.py stands for it.
 """
 
 import math
@@ -26,11 +27,10 @@ from recurrent_jax.kernels import scan
 from recurrent_jax.kernels.contract import Inputs, Options, Outputs
 from recurrent_jax.kernels.derivative import with_backward
 from recurrent_jax.kernels.native import calls, library
+from recurrent_jax.kernels.native.problem import Carries, Cell, Flags, Kind, Saved, Weights
 
 NAME = "native"
 
-# As numbered in src/problem.h.
-_TANH, _RELU, _LSTM, _GRU = range(4)
 # What a subclass must not change to be the same cell.
 _EQUATIONS = ("project", "recurrent_kernel", "pointwise", "recur", "step")
 
@@ -42,20 +42,20 @@ def refuses(cell: Any, inputs: Inputs, options: Options) -> str | None:
         return problem
     if jax.default_backend() != "cpu":
         return f"it runs on a CPU, and the default device is a {jax.default_backend()}"
-    if _number(cell) is None:
+    if _known(cell) is None:
         return f"{cell!r} is not among its cells: RNN (tanh, relu), LSTM, GRU(reset='after')"
     if cell.compute_dtype.name not in library.DTYPES:
         return f"dtype {cell.compute_dtype}: it computes in {', '.join(library.DTYPES)}"
     features, units, columns = inputs.xs.shape[-1], cell.hidden_size, cell.gates * cell.hidden_size
     expected = {"w_x": (features, columns), "w_h": (units, columns), "b": (columns,)}
-    if _number(cell) == _GRU:
+    if _known(cell) == Cell.GRU:
         expected["b_n"] = (units,)
     if not hasattr(inputs.params, "_replace"):
         return f"the parameters {type(inputs.params).__name__} are not a NamedTuple"
     for name, shape in expected.items():
         if getattr(getattr(inputs.params, name, None), "shape", None) != shape:
             return f"params.{name} is not an array {list(shape)}"
-    carry = LSTMCarry if _number(cell) == _LSTM else RNNCarry
+    carry = LSTMCarry if _known(cell) == Cell.LSTM else RNNCarry
     exact = {"h": cell.compute_dtype, "c": accumulator(cell.compute_dtype)}
     if not isinstance(inputs.carry, carry) or any(a.dtype != exact[k] for k, a in inputs.carry._asdict().items()):
         return f"the carry is not {carry.__name__} of {cell.compute_dtype}"
@@ -84,35 +84,35 @@ def run(cell: Any, inputs: Inputs, options: Options) -> Outputs:
     return with_backward(reference, forward, backward, primal)(given, flags)
 
 
-def _number(cell: Any) -> int | None:
-    """The number of the cell in the compiled code; None where its equations are not there."""
+def _known(cell: Any) -> Cell | None:
+    """Which of the cells of the compiled code it is; None where its equations are not there."""
     is_a = lambda family: (
         isinstance(cell, family)
         and all(getattr(type(cell), method) is getattr(family, method) for method in _EQUATIONS)
     )
     if is_a(RNN) and isinstance(cell.activation, str):
-        return {"tanh": _TANH, "relu": _RELU}[cell.activation]
+        return {"tanh": Cell.TANH, "relu": Cell.RELU}[cell.activation]
     if is_a(LSTM):
-        return _LSTM
-    return _GRU if is_a(GRU) and cell.is_pointwise else None
+        return Cell.LSTM
+    return Cell.GRU if is_a(GRU) and cell.is_pointwise else None
 
 
-def _kind(cell: Any, options: Options) -> calls.Kind:
-    number = _number(cell)
-    assert number is not None
-    return calls.Kind(number, cell.gates, options.reverse)
+def _kind(cell: Any, options: Options) -> Kind:
+    known = _known(cell)
+    assert known is not None
+    return Kind(known, cell.gates, options.reverse)
 
 
-def _carries(cell: Any, inputs: Inputs) -> calls.Carries:
+def _carries(cell: Any, inputs: Inputs) -> Carries:
     """The carry and the initial one, `[B, H]` each."""
     flat = lambda carry, field: _shaped(getattr(carry, field, None), -1, cell.hidden_size)
-    return calls.Carries(*(flat(carry, field) for carry in (inputs.carry, inputs.initial) for field in ("h", "c")))
+    return Carries(*(flat(carry, field) for carry in (inputs.carry, inputs.initial) for field in ("h", "c")))
 
 
-def _flags(inputs: Inputs) -> calls.Flags:
+def _flags(inputs: Inputs) -> Flags:
     """Mask and resets, `[T, B]` each."""
     steps = len(inputs.xs)
-    return calls.Flags(_shaped(inputs.mask, steps, -1), _shaped(inputs.resets, steps, -1))
+    return Flags(_shaped(inputs.mask, steps, -1), _shaped(inputs.resets, steps, -1))
 
 
 def _carry_of(h: Any, c: Any) -> Any:
@@ -124,13 +124,13 @@ def _shaped(array: Array | None, *shape: int) -> Any:
     return None if array is None else array.reshape(shape)
 
 
-def _forward(cell: Any, inputs: Inputs, options: Options, save: bool) -> tuple[Outputs, calls.Saved]:
+def _forward(cell: Any, inputs: Inputs, options: Options, save: bool) -> tuple[Outputs, Saved]:
     """The outputs, and with `save` what the backward pass needs."""
     params, dtype = inputs.params, cell.compute_dtype
     time, *batch, features = inputs.xs.shape
     small = lambda array: array.astype(dtype)
-    b_n = small(params.b_n) if _number(cell) == _GRU else None
-    weights = calls.Weights(small(params.w_x), small(params.b), cell.recurrent_kernel(params), b_n)
+    b_n = small(params.b_n) if _known(cell) == Cell.GRU else None
+    weights = Weights(small(params.w_x), small(params.b), cell.recurrent_kernel(params), b_n)
     xs = small(inputs.xs).reshape(time, math.prod(batch), features)
     saved, c_last = calls.forward(_kind(cell, options), save, options.return_carries)(
         weights, (xs, _flags(inputs)), _carries(cell, inputs)
@@ -142,7 +142,7 @@ def _forward(cell: Any, inputs: Inputs, options: Options, save: bool) -> tuple[O
     return Outputs(_carry_of(h_last, c_last), ys, _carry_of(hs, cs) if options.return_carries else None), saved
 
 
-def _backward(cell: Any, inputs: Inputs, options: Options, saved: calls.Saved, cotangent: Outputs) -> Any:
+def _backward(cell: Any, inputs: Inputs, options: Options, saved: Saved, cotangent: Outputs) -> Any:
     """The cotangents of params, xs, carry and initial."""
     params, kind, dtype = inputs.params, _kind(cell, options), cell.compute_dtype
     time, *_, features = inputs.xs.shape
@@ -171,7 +171,11 @@ def _backward(cell: Any, inputs: Inputs, options: Options, saved: calls.Saved, c
     d_xs = matmul(d_gates.reshape(-1, d_gates.shape[-1]), params.w_x.astype(dtype).T)
 
     def like(h: Array | None, c: Array | None, carry: Any) -> Any:
-        return None if carry is None else jax.tree.map(lambda d, a: d.reshape(a.shape).astype(a.dtype), _carry_of(h, c), carry)
+        return (
+            None
+            if carry is None
+            else jax.tree.map(lambda d, a: d.reshape(a.shape).astype(a.dtype), _carry_of(h, c), carry)
+        )
 
     return {
         "params": d_params,

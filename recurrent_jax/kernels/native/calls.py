@@ -1,13 +1,8 @@
-"""The two calls of compiled code, forward and backward, as functions of JAX that `vmap` folds into the batch.
-
-Arrays come in three containers, by where the rows of the batch are: weights have none, what belongs to
-steps has them second, `[T, B, ...]`, and what belongs to carries first, `[B, ...]`. None stands for what
-a call has no use for.
-"""
+"""The calls of compiled code, forward, backward and gradient, as functions of JAX that `vmap` folds into the batch."""
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,66 +11,9 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 
 from recurrent_jax.cells.base import Array, accumulator
-from recurrent_jax.kernels.native import library
-
-
-class Weights(NamedTuple):
-    """`w_x [D, GH]`, `b [GH]`, `w_h [H, GH]`, and the GRU's `b_n [H]`."""
-
-    w_x: Array
-    b: Array
-    w_h: Array
-    b_n: Array | None
-
-
-class Carries(NamedTuple):
-    """The carry before the first step and the one that a reset restores, each `[B, H]`."""
-
-    h: Array | None
-    c: Array | None
-    initial_h: Array | None
-    initial_c: Array | None
-
-
-class Flags(NamedTuple):
-    """`keep [T, B]`, False where a step changes nothing, and `reset [T, B]`."""
-
-    keep: Array | None
-    reset: Array | None
-
-
-class Saved(NamedTuple):
-    """What the backward pass needs of each step: the gates `[T, B, GH]`, the GRU's `extra [T, B, H]`, the carries."""
-
-    gates: Array | None
-    extra: Array | None
-    hs: Any
-    cs: Array | None
-
-
-class Kind(NamedTuple):
-    """What is fixed when a call is compiled.
-
-    Attributes:
-      cell: the number of the cell in the compiled code.
-      gates: G.
-      reverse: the last step first.
-    """
-
-    cell: int
-    gates: int
-    reverse: bool
-
-    @property
-    def has_c(self) -> bool:
-        """Whether the carry has a second half, as the LSTM's has."""
-        return self.gates == 4
-
-    @property
-    def has_extra(self) -> bool:
-        """Whether a gate acts behind the recurrent matmul, as in the GRU."""
-        return self.gates == 3
-
+from recurrent_jax.kernels.native import library, portable
+from recurrent_jax.kernels.native.lowering import compiled_or_portable
+from recurrent_jax.kernels.native.problem import Carries, Flags, Kind, Saved, Weights
 
 Function = Callable[[Any, Any, Any], tuple[Any, Any]]
 Shape = tuple[int, ...] | None
@@ -149,11 +87,11 @@ def forward(kind: Kind, save: bool, return_carries: bool) -> Function:
             flags,
             [(time, rows, kind.gates * units) if save else None, every if save and kind.has_extra else None, every],
             [every if kind.has_c and (save or return_carries) else None, (rows, units) if kind.has_c else None],
-            packed=library.packed_size(kind.cell, xs.dtype, features, units, backward=False),
+            packed=library.packed_size(kind.cell, xs.dtype, (time, rows, features, units), backward=False),
         )
         return Saved(gates, extra, hs, cs), c_last
 
-    return _folded(function)
+    return _folded(compiled_or_portable(function, portable.forward(kind, save, return_carries)))
 
 
 @functools.cache
@@ -177,13 +115,13 @@ def backward(kind: Kind) -> Function:
             flags,
             [shape(saved.gates), shape(saved.extra)],
             [shape(dh), shape(dc), shape(carries.initial_h), shape(carries.initial_c)],
-            packed=library.packed_size(kind.cell, w_h.dtype, 0, w_h.shape[0], backward=True),
+            packed=library.packed_size(kind.cell, w_h.dtype, (*d_ys.shape[:2], 0, w_h.shape[0]), backward=True),
             # Gradients are written over what they are the gradients of.
             aliases={1: 0, 2: 1, 10: 2, 11: 3},
         )
         return (d_gates, d_extra), Carries(dh, dc, d_initial_h, d_initial_c)
 
-    return _folded(function)
+    return _folded(compiled_or_portable(function, portable.backward(kind)))
 
 
 @functools.cache
@@ -209,7 +147,7 @@ def gradient(kind: Kind) -> Callable[[Any, Carries], Weights]:
         )
         return Weights(d_w_x, d_b, d_w_h, d_b_n)
 
-    call = custom_vmap(function)
+    call = custom_vmap(compiled_or_portable(function, portable.gradient(kind)))
 
     @call.def_vmap
     def rule(size: int, batched: Any, *args: Any) -> Any:

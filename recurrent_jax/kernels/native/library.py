@@ -58,7 +58,7 @@ def load() -> Library:
             handler = jax.ffi.pycapsule(getattr(code, f"RecurrentJax{direction}_{dtype}"))
             jax.ffi.register_ffi_target(target(direction.lower(), dtype), handler, platform="cpu")
     code.RecurrentJaxPackedSize.restype = ctypes.c_int64
-    code.RecurrentJaxPackedSize.argtypes = [ctypes.c_int64] * 4 + [ctypes.c_bool]
+    code.RecurrentJaxPackedSize.argtypes = [ctypes.c_int64] * 6 + [ctypes.c_bool]
     code.RecurrentJaxInstructionSet.restype = ctypes.c_char_p
     return Library(code, None)
 
@@ -75,8 +75,8 @@ def target(direction: str, dtype: str) -> str:
     return f"recurrent_jax_{direction}_{dtype}"
 
 
-def packed_size(cell: int, dtype: np.dtype, features: int, units: int, *, backward: bool) -> int:
-    """How many bytes the packed weights of a call take."""
+def packed_size(cell: int, dtype: np.dtype, shape: tuple[int, int, int, int], *, backward: bool) -> int:
+    """How many bytes the packed weights of a call take; its shape is T, B, D, H."""
     code = load().code
     assert code is not None
-    return int(code.RecurrentJaxPackedSize(cell, 8 * dtype.itemsize, features, units, backward))
+    return int(code.RecurrentJaxPackedSize(cell, 8 * dtype.itemsize, *shape, backward))

@@ -105,36 +105,42 @@ struct Forward {
       }
   }
 
-  // The rows of step `s` that are not masked: their places, and what W_h multiplies. The others keep their state.
+  // Where row `b` is at step `s`; false where it is masked, and then `wide` units from `first` on keep their state.
+  static bool place(const Problem<T, E>& q, ptrdiff_t s, ptrdiff_t b, ptrdiff_t first, ptrdiff_t wide,
+                    Place<T, E>& place) {
+    const ptrdiff_t t = q.reverse ? q.steps - 1 - s : s, before = q.reverse ? t + 1 : t - 1;
+    const ptrdiff_t row = b * q.units, at = t * q.rows * q.units + row, last = before * q.rows * q.units + row;
+    place = {};
+    place.stride = q.units;
+    place.h_before = s ? q.hs + last : q.h0 + row;
+    place.h = q.hs + at;
+    if constexpr (C::kHasC) {
+      place.c_before = !s ? q.c0 + row : q.cs ? q.cs + last : q.c_last + row;
+      place.c = q.cs ? q.cs + at : q.c_last + row;
+    }
+    if (q.keep && !q.keep[t * q.rows + b]) {
+      copy(place.h_before + first, wide, place.h + first);
+      if (place.c != place.c_before) copy(place.c_before + first, wide, place.c + first);
+      return false;
+    }
+    if (q.reset && q.reset[t * q.rows + b]) {
+      place.h_before = q.initial_h + row;
+      if constexpr (C::kHasC) place.c_before = q.initial_c + row;
+    }
+    if (q.gates) {
+      place.gates = q.gates + at * G;
+      if constexpr (C::kHasExtra) place.extra = q.extra + at;
+    }
+    return true;
+  }
+
+  // The rows of step `s` that are not masked: their places, and what W_h multiplies.
   static ptrdiff_t collect(const Problem<T, E>& q, const Share& share, ptrdiff_t s, const Scratch& scratch) {
     const ptrdiff_t first = share.panel_begin * kUnits, wide = smaller(share.panel_end * kUnits, q.units) - first;
-    const ptrdiff_t t = q.reverse ? q.steps - 1 - s : s, before = q.reverse ? t + 1 : t - 1;
     ptrdiff_t active = 0;
     for (ptrdiff_t b = share.row_begin; b < share.row_end; ++b) {
-      const ptrdiff_t row = b * q.units, at = t * q.rows * q.units + row, last = before * q.rows * q.units + row;
-      Place<T, E> place = {};
-      place.stride = q.units;
-      place.h_before = s ? q.hs + last : q.h0 + row;
-      place.h = q.hs + at;
-      if constexpr (C::kHasC) {
-        place.c_before = !s ? q.c0 + row : q.cs ? q.cs + last : q.c_last + row;
-        place.c = q.cs ? q.cs + at : q.c_last + row;
-      }
-      if (q.keep && !q.keep[t * q.rows + b]) {
-        copy(place.h_before + first, wide, place.h + first);
-        if (place.c != place.c_before) copy(place.c_before + first, wide, place.c + first);
-        continue;
-      }
-      if (q.reset && q.reset[t * q.rows + b]) {
-        place.h_before = q.initial_h + row;
-        if constexpr (C::kHasC) place.c_before = q.initial_c + row;
-      }
-      if (q.gates) {
-        place.gates = q.gates + at * G;
-        if constexpr (C::kHasExtra) place.extra = q.extra + at;
-      }
-      scratch.hs[active] = place.h_before;
-      scratch.places[active++] = place;
+      Place<T, E>& here = scratch.places[active];
+      if (place(q, s, b, first, wide, here)) scratch.hs[active++] = here.h_before;
     }
     return active;
   }

@@ -178,8 +178,9 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(RecurrentJaxGradient_float64, Of64::gradient, Of64
 XLA_FFI_DEFINE_HANDLER_SYMBOL(RecurrentJaxGradient_bfloat16, OfBfloat16::gradient, OfBfloat16::gradient_binding());
 
 // Bytes that a call's result `panels` holds, for numbers of `bits` bits.
-extern "C" int64_t RecurrentJaxPackedSize(int64_t cell, int64_t bits, int64_t features, int64_t units, bool backward) {
-  const auto size = [&](const auto& code) { return code.packed_size(features, units, backward); };
+extern "C" int64_t RecurrentJaxPackedSize(int64_t cell, int64_t bits, int64_t steps, int64_t rows, int64_t features,
+                                          int64_t units, bool backward) {
+  const auto size = [&](const auto& code) { return code.packed_size(steps, rows, features, units, backward); };
   if (bits == 64) return size(functions<double, double>(cell));
   return bits == 32 ? size(functions<float, float>(cell)) : size(functions<float, Bfloat16>(cell));
 }

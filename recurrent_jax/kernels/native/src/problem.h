@@ -47,8 +47,12 @@ struct Problem {
   T *d_w_x, *d_w_h;      // [D, G H], [H, G H]
   T *d_bias, *d_bias_n;  // [G H], [H]
 
-  void* panels;  // the weights, packed
+  void* panels;  // the weights, packed, or the sums of a single step
 };
+
+// Up to so many rows, a single step reads the weights where they lie.
+constexpr ptrdiff_t kSingleRows = 8;
+inline bool is_single(ptrdiff_t steps, ptrdiff_t rows) { return steps == 1 && rows <= kSingleRows; }
 
 // A share of the work: some rows, and some panels of units.
 struct Share {
@@ -59,7 +63,7 @@ template <class T, class E>
 struct Functions {
   ptrdiff_t (*panels)(ptrdiff_t units, bool backward);
   // Bytes of all panels.
-  ptrdiff_t (*packed_size)(ptrdiff_t features, ptrdiff_t units, bool backward);
+  ptrdiff_t (*packed_size)(ptrdiff_t steps, ptrdiff_t rows, ptrdiff_t features, ptrdiff_t units, bool backward);
   // Bytes that a share works in.
   ptrdiff_t (*scratch_size)(const Problem<T, E>&, const Share&, bool backward);
   // Pack the panels of a share.
@@ -68,6 +72,10 @@ struct Functions {
   // Run all steps; `gang` is null where a share depends on no other.
   void (*forward)(const Problem<T, E>&, const Share&, Gang* gang, char* scratch);
   void (*backward)(const Problem<T, E>&, const Share&, Gang* gang, char* scratch);
+  // A single step of few rows: shares are of vectors of columns for its products, then of units.
+  ptrdiff_t (*single_panels)(ptrdiff_t units, bool of_units);
+  void (*single_multiply)(const Problem<T, E>&, const Share&);
+  void (*single_finish)(const Problem<T, E>&, const Share&);
   // The weights' gradients, whose columns are in panels of their own.
   ptrdiff_t (*gradient_panels)(ptrdiff_t units);
   ptrdiff_t (*gradient_scratch_size)(const Problem<T, E>&);

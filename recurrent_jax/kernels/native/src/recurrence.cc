@@ -7,6 +7,7 @@
 #include "backward.h"
 #include "forward.h"
 #include "gradient.h"
+#include "single.h"
 
 namespace recurrent_jax {
 namespace RJ_SET {
@@ -17,10 +18,12 @@ constexpr Functions<T, E> functions() {
   using F = Forward<T, E, C>;
   using B = Backward<T, E, C>;
   using D = Gradient<T, E, C>;
+  using O = Single<T, E, C>;
   Functions<T, E> of = {};
   of.panels = [](ptrdiff_t units, bool backward) { return backward ? B::panels(units) : F::panels(units); };
-  of.packed_size = [](ptrdiff_t features, ptrdiff_t units, bool backward) -> ptrdiff_t {
-    return backward ? B::packed_size(units) : F::packed_size(features, units);
+  of.packed_size = [](ptrdiff_t steps, ptrdiff_t rows, ptrdiff_t features, ptrdiff_t units, bool backward) {
+    if (backward) return B::packed_size(units);
+    return is_single(steps, rows) ? O::sums_size(rows, units) : F::packed_size(features, units);
   };
   of.scratch_size = [](const Problem<T, E>& q, const Share& share, bool backward) {
     Arena arena(nullptr);
@@ -32,6 +35,9 @@ constexpr Functions<T, E> functions() {
   of.pack_backward = B::pack;
   of.forward = F::run;
   of.backward = B::run;
+  of.single_panels = O::panels;
+  of.single_multiply = O::multiply;
+  of.single_finish = O::finish;
   of.gradient_panels = D::panels;
   of.gradient_scratch_size = [](const Problem<T, E>&) { return D::scratch_size(); };
   of.gradient = D::run;

@@ -22,11 +22,26 @@ inline Scratch allocate(ptrdiff_t bytes) {
   return Scratch(static_cast<char*>(std::aligned_alloc(64, (bytes + 64) / 64 * 64)), std::free);
 }
 
+template <class T, class E>
+void run_single(const Schedule& schedule, int threads, const Functions<T, E>& code, const Problem<T, E>& q) {
+  const double work = static_cast<double>(q.rows) * q.units * (q.units + q.features);
+  run_gang(schedule, work < kWorthHelp ? 1 : threads, [&](int member, Gang& gang) {
+    const auto share = [&](bool of_units) {
+      const ptrdiff_t panels = code.single_panels(q.units, of_units);
+      return Share{0, q.rows, panels * member / gang.size(), panels * (member + 1) / gang.size()};
+    };
+    code.single_multiply(q, share(false));
+    gang.barrier();
+    code.single_finish(q, share(true));
+  });
+}
+
 // Packs the weights and runs all steps, on at most `threads` threads; false: there was no memory.
 template <class T, class E>
 bool run_shares(const Schedule& schedule, int threads, const Functions<T, E>& code, const Problem<T, E>& q,
                 bool backward) {
   if (!q.rows || !q.steps) return true;
+  if (!backward && is_single(q.steps, q.rows)) return run_single(schedule, threads, code, q), true;
   const ptrdiff_t panels = code.panels(q.units, backward);
   const double work = static_cast<double>(q.steps) * q.rows * q.units * q.units;
   std::atomic<bool> out_of_memory{false};
