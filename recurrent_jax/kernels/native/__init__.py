@@ -17,7 +17,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from recurrent_jax.cells.base import Array, RNNCarry, accumulator, matmul
 from recurrent_jax.cells.gru import GRU
