@@ -4,8 +4,8 @@ The weights are packed once a call into panels that fit the caches; each thread 
 or units where rows are few, for all steps. The forward pass projects the inputs of a step or of a few,
 so that they never travel through memory, and takes the elementwise half from sums that are still in the
 first cache. The backward pass writes the gradients of the pre-activations over the gates, in place; the
-weights' gradients are products of their own after that, which skip padding too, and dx is a matmul
-of JAX. Padded steps cost nearly nothing.
+weights' gradients, and those of peepholes, come from a pass of their own after that, which skips
+padding too, and dx is a matmul of JAX. Padded steps cost nearly nothing.
 
 src/ has the C++: recurrence.cc the loops, cells.h the equations, simd.h the vectors, gang.cc the threads,
 handlers.cc what XLA calls. It is compiled once for each instruction set and chosen when it runs.
@@ -20,7 +20,7 @@ import numpy as np
 
 from recurrent_jax.cells.base import Array, RNNCarry, matmul
 from recurrent_jax.cells.gru import GRU
-from recurrent_jax.cells.lstm import LSTM, LSTMCarry
+from recurrent_jax.cells.lstm import LSTM, CoupledLSTM, LSTMCarry, PeepholeLSTM
 from recurrent_jax.cells.rnn import RNN
 from recurrent_jax.kernels import scan
 from recurrent_jax.kernels.contract import Inputs, Options, Outputs
@@ -29,8 +29,14 @@ from recurrent_jax.kernels.native import calls, library
 
 NAME = "native"
 
-# As numbered in src/problem.h.
-_TANH, _RELU, _LSTM, _GRU = range(4)
+_TANH = calls.Cell(0, gates=1)
+_RELU = calls.Cell(1, gates=1)
+_LSTM = calls.Cell(2, gates=4, has_c=True)
+_GRU = calls.Cell(3, gates=3, has_extra=True)
+_PEEPHOLE_LSTM = calls.Cell(4, gates=4, has_c=True, has_peepholes=True)
+_COUPLED_LSTM = calls.Cell(5, gates=3, has_c=True)
+# The parameters that are rows of `calls.Weights.peepholes`.
+_PEEPHOLES = ("p_i", "p_f", "p_o")
 # What a subclass must not change to be the same cell.
 _EQUATIONS = ("project", "recurrent_kernel", "pointwise", "recur", "step")
 
@@ -42,20 +48,24 @@ def refuses(cell: Any, inputs: Inputs, options: Options) -> str | None:
         return problem
     if jax.default_backend() != "cpu":
         return f"it runs on a CPU, and the default device is a {jax.default_backend()}"
-    if _number(cell) is None:
-        return f"{cell!r} is not among its cells: RNN (tanh, relu), LSTM, GRU(reset='after')"
+    compiled = _compiled(cell)
+    if compiled is None:
+        cells = "RNN (tanh, relu), LSTM, PeepholeLSTM, CoupledLSTM, GRU(reset='after')"
+        return f"{cell!r} is not among its cells: {cells}"
     if cell.compute_dtype not in (np.float32, np.float64):
         return f"dtype {cell.compute_dtype}: it computes in float32 and float64"
-    features, units, columns = inputs.xs.shape[-1], cell.hidden_size, cell.gates * cell.hidden_size
+    features, units, columns = inputs.xs.shape[-1], cell.hidden_size, compiled.gates * cell.hidden_size
     expected = {"w_x": (features, columns), "w_h": (units, columns), "b": (columns,)}
-    if _number(cell) == _GRU:
+    if compiled.has_extra:
         expected["b_n"] = (units,)
+    if compiled.has_peepholes:
+        expected |= dict.fromkeys(_PEEPHOLES, (units,))
     if not hasattr(inputs.params, "_replace"):
         return f"the parameters {type(inputs.params).__name__} are not a NamedTuple"
     for name, shape in expected.items():
         if getattr(getattr(inputs.params, name, None), "shape", None) != shape:
             return f"params.{name} is not an array {list(shape)}"
-    carry = LSTMCarry if _number(cell) == _LSTM else RNNCarry
+    carry = LSTMCarry if compiled.has_c else RNNCarry
     if not isinstance(inputs.carry, carry) or any(a.dtype != cell.compute_dtype for a in inputs.carry):
         return f"the carry is not {carry.__name__} of {cell.compute_dtype}"
     return None
@@ -83,23 +93,31 @@ def run(cell: Any, inputs: Inputs, options: Options) -> Outputs:
     return with_backward(reference, forward, backward, primal)(given, flags)
 
 
-def _number(cell: Any) -> int | None:
-    """The number of the cell in the compiled code; None where its equations are not there."""
+def _compiled(cell: Any) -> calls.Cell | None:
+    """The cell in the compiled code; None where its equations are not there."""
     is_a = lambda family: (
         isinstance(cell, family)
         and all(getattr(type(cell), method) is getattr(family, method) for method in _EQUATIONS)
     )
     if is_a(RNN) and isinstance(cell.activation, str):
         return {"tanh": _TANH, "relu": _RELU}[cell.activation]
-    if is_a(LSTM):
-        return _LSTM
+    for family, compiled in ((LSTM, _LSTM), (PeepholeLSTM, _PEEPHOLE_LSTM), (CoupledLSTM, _COUPLED_LSTM)):
+        if is_a(family):
+            return compiled
     return _GRU if is_a(GRU) and cell.is_pointwise else None
 
 
 def _kind(cell: Any, options: Options) -> calls.Kind:
-    number = _number(cell)
-    assert number is not None
-    return calls.Kind(number, cell.gates, options.reverse)
+    compiled = _compiled(cell)
+    assert compiled is not None
+    return calls.Kind(compiled, options.reverse)
+
+
+def _peepholes(kind: calls.Kind, params: Any, dtype: np.dtype) -> Array | None:
+    """Those of i, f and o, one below the other."""
+    if not kind.cell.has_peepholes:
+        return None
+    return jnp.stack([getattr(params, name).astype(dtype) for name in _PEEPHOLES])
 
 
 def _carries(cell: Any, inputs: Inputs) -> calls.Carries:
@@ -125,13 +143,14 @@ def _shaped(array: Array | None, *shape: int) -> Any:
 
 def _forward(cell: Any, inputs: Inputs, options: Options, save: bool) -> tuple[Outputs, calls.Saved]:
     """The outputs, and with `save` what the backward pass needs."""
-    params, dtype = inputs.params, cell.compute_dtype
+    params, kind, dtype = inputs.params, _kind(cell, options), cell.compute_dtype
     time, *batch, features = inputs.xs.shape
     small = lambda array: array.astype(dtype)
-    b_n = small(params.b_n) if _number(cell) == _GRU else None
-    weights = calls.Weights(small(params.w_x), small(params.b), cell.recurrent_kernel(params), b_n)
+    b_n = small(params.b_n) if kind.cell.has_extra else None
+    peepholes = _peepholes(kind, params, dtype)
+    weights = calls.Weights(small(params.w_x), small(params.b), cell.recurrent_kernel(params), b_n, peepholes)
     xs = small(inputs.xs).reshape(time, math.prod(batch), features)
-    saved, c_last = calls.forward(_kind(cell, options), save, options.return_carries)(
+    saved, c_last = calls.forward(kind, save, options.return_carries)(
         weights, (xs, _flags(inputs)), _carries(cell, inputs)
     )
     h_last = saved.hs[0 if options.reverse else -1]
@@ -148,7 +167,7 @@ def _backward(cell: Any, inputs: Inputs, options: Options, saved: calls.Saved, c
     flags, carries = _flags(inputs), _carries(cell, inputs)
     of = lambda carry, field, *lead: _shaped(getattr(carry, field, None), *lead, -1, cell.hidden_size)
     (d_gates, d_extra), d_carries = calls.backward(kind)(
-        cell.recurrent_kernel(params),
+        (cell.recurrent_kernel(params), _peepholes(kind, params, dtype)),
         (
             saved,
             flags,
@@ -160,9 +179,13 @@ def _backward(cell: Any, inputs: Inputs, options: Options, saved: calls.Saved, c
     )
 
     xs = inputs.xs.astype(dtype).reshape(time, -1, features)
-    d_weights = calls.gradient(kind)((xs, saved.hs, flags, d_gates, d_extra), carries)
+    cs = saved.cs if kind.cell.has_peepholes else None
+    d_weights = calls.gradient(kind)((xs, saved.hs, cs, flags, d_gates, d_extra), carries)._asdict()
+    d_peepholes = d_weights.pop("peepholes")
+    if d_peepholes is not None:
+        d_weights |= zip(_PEEPHOLES, d_peepholes, strict=True)
     d_params = params._replace(
-        **{name: d.astype(getattr(params, name).dtype) for name, d in d_weights._asdict().items() if d is not None}
+        **{name: d.astype(getattr(params, name).dtype) for name, d in d_weights.items() if d is not None}
     )
     # Rows first: a matmul over more axes would make the compiler copy its operands.
     d_xs = matmul(d_gates.reshape(-1, d_gates.shape[-1]), params.w_x.astype(dtype).T)

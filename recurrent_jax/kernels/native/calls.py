@@ -20,12 +20,13 @@ from recurrent_jax.kernels.native import library
 
 
 class Weights(NamedTuple):
-    """`w_x [D, GH]`, `b [GH]`, `w_h [H, GH]`, and the GRU's `b_n [H]`."""
+    """`w_x [D, GH]`, `b [GH]`, `w_h [H, GH]`, the GRU's `b_n [H]`, and the LSTM's `peepholes [3, H]` of i, f and o."""
 
     w_x: Array
     b: Array
     w_h: Array
     b_n: Array | None
+    peepholes: Array | None
 
 
 class Carries(NamedTuple):
@@ -53,28 +54,29 @@ class Saved(NamedTuple):
     cs: Array | None
 
 
-class Kind(NamedTuple):
-    """What is fixed when a call is compiled.
+class Cell(NamedTuple):
+    """A cell of the compiled code.
 
     Attributes:
-      cell: the number of the cell in the compiled code.
+      number: as in src/problem.h.
       gates: G.
-      reverse: the last step first.
+      has_c: the carry has a second half, as the LSTM's has.
+      has_extra: a gate acts behind the recurrent matmul, as in the GRU.
+      has_peepholes: three gates see `c`.
     """
 
-    cell: int
+    number: int
     gates: int
+    has_c: bool = False
+    has_extra: bool = False
+    has_peepholes: bool = False
+
+
+class Kind(NamedTuple):
+    """What is fixed when a call is compiled: the cell, and whether the last step comes first."""
+
+    cell: Cell
     reverse: bool
-
-    @property
-    def has_c(self) -> bool:
-        """Whether the carry has a second half, as the LSTM's has."""
-        return self.gates == 4
-
-    @property
-    def has_extra(self) -> bool:
-        """Whether a gate acts behind the recurrent matmul, as in the GRU."""
-        return self.gates == 3
 
 
 Function = Callable[[Any, Any, Any], tuple[Any, Any]]
@@ -145,13 +147,13 @@ def forward(kind: Kind, save: bool, return_carries: bool) -> Function:
             [xs, *weights, *carries],
             list(flags),
             [
-                (time, rows, kind.gates * units) if save else None,
-                every if save and kind.has_extra else None,
+                (time, rows, kind.cell.gates * units) if save else None,
+                every if save and kind.cell.has_extra else None,
                 every,
-                every if kind.has_c and (save or return_carries) else None,
-                (rows, units) if kind.has_c else None,
+                every if kind.cell.has_c and (save or return_carries) else None,
+                (rows, units) if kind.cell.has_c else None,
             ],
-            packed=library.packed_size(kind.cell, xs.dtype, features, units, backward=False),
+            packed=library.packed_size(kind.cell.number, xs.dtype, features, units, backward=False),
         )
         return Saved(gates, extra, hs, cs), c_last
 
@@ -160,23 +162,24 @@ def forward(kind: Kind, save: bool, return_carries: bool) -> Function:
 
 @functools.cache
 def backward(kind: Kind) -> Function:
-    """The function `(w_h, (saved, flags, d_ys, d_hs, d_cs), (carries, dh, dc)) -> ((d_gates, d_extra), d_carries)`.
+    """The function `(weights, (saved, flags, d_ys, d_hs, d_cs), (carries, dh, dc)) -> ((d_gates, d_extra), d_carries)`.
 
-    `d_ys`, `d_hs` and `d_cs` are the cotangents of the outputs and of the carries after each step, `dh` and `dc` those
-    of the last carry, `d_carries` those of all of `carries`.
+    `weights` are `w_h` and `peepholes`. `d_ys`, `d_hs` and `d_cs` are the cotangents of the outputs and of the carries
+    after each step, `dh` and `dc` those of the last carry, `d_carries` those of all of `carries`.
     """
 
-    def function(w_h: Array, steps: Any, rows: Any) -> tuple[Any, Carries]:
+    def function(weights: tuple[Array, Array | None], steps: Any, rows: Any) -> tuple[Any, Carries]:
+        w_h, peepholes = weights
         saved, flags, d_ys, d_hs, d_cs = steps
         carries, dh, dc = rows
         shape = lambda array: None if array is None else array.shape
         d_gates, d_extra, dh, dc, d_initial_h, d_initial_c = _call(
             "backward",
             kind,
-            [w_h, *saved, d_ys, d_hs, d_cs, dh, dc, *carries],
+            [w_h, *saved, d_ys, d_hs, d_cs, dh, dc, *carries, peepholes],
             list(flags),
             [shape(a) for a in (saved.gates, saved.extra, dh, dc, carries.initial_h, carries.initial_c)],
-            packed=library.packed_size(kind.cell, w_h.dtype, 0, w_h.shape[0], backward=True),
+            packed=library.packed_size(kind.cell.number, w_h.dtype, 0, w_h.shape[0], backward=True),
             # Gradients are written over what they are the gradients of.
             aliases={1: 0, 2: 1, 8: 2, 9: 3},
         )
@@ -187,23 +190,30 @@ def backward(kind: Kind) -> Function:
 
 @functools.cache
 def gradient(kind: Kind) -> Callable[[Any, Carries], Weights]:
-    """The function `((xs, hs, flags, d_gates, d_extra), carries) -> Weights` of the weights' gradients.
+    """The function `((xs, hs, cs, flags, d_gates, d_extra), carries) -> Weights` of the weights' gradients.
 
     What it returns belongs to no row, so that a `vmap` over rows is many calls.
     """
 
     def function(steps: Any, carries: Carries) -> Weights:
-        xs, hs, flags, d_gates, d_extra = steps
+        xs, hs, cs, flags, d_gates, d_extra = steps
         features, units = xs.shape[-1], hs.shape[-1]
-        columns = kind.gates * units
-        d_w_x, d_b, d_w_h, d_b_n = _call(
-            "gradient",
-            kind,
-            [xs, d_gates, d_extra, hs, carries.h, carries.initial_h],
-            list(flags),
-            [(features, columns), (columns,), (units, columns), (units,) if kind.has_extra else None],
+        columns = kind.cell.gates * units
+        return Weights(
+            *_call(
+                "gradient",
+                kind,
+                [xs, d_gates, d_extra, hs, cs, *carries],
+                list(flags),
+                [
+                    (features, columns),
+                    (columns,),
+                    (units, columns),
+                    (units,) if kind.cell.has_extra else None,
+                    (3, units) if kind.cell.has_peepholes else None,
+                ],
+            )
         )
-        return Weights(d_w_x, d_b, d_w_h, d_b_n)
 
     call = custom_vmap(function)
 
@@ -236,7 +246,7 @@ def _call(
         [_like(given, (0,) if shape is None else shape) for shape in results] + room,
         input_output_aliases=aliases,
     )
-    out = call(*arguments, cell=np.int64(kind.cell), reverse=kind.reverse)
+    out = call(*arguments, cell=np.int64(kind.cell.number), reverse=kind.reverse)
     return [None if shape is None else a for shape, a in zip(results, out, strict=False)]
 
 

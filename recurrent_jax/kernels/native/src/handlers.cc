@@ -50,13 +50,14 @@ struct Handlers {
   using Out = ffi::Result<ffi::Buffer<kType>>;
 
   static ffi::Error forward(ffi::ThreadPool pool, int64_t cell, bool reverse, In xs, In w_x, In bias, In w_h, In bias_n,
-                            In h0, In c0, In initial_h, In initial_c, Flags keep, Flags reset, Out gates, Out extra,
-                            Out hs, Out cs, Out c_last, Out panels) {
+                            In peepholes, In h0, In c0, In initial_h, In initial_c, Flags keep, Flags reset, Out gates,
+                            Out extra, Out hs, Out cs, Out c_last, Out panels) {
     Problem<T> q = {};
     q.reverse = reverse;
     q.steps = xs.dimensions()[0], q.rows = xs.dimensions()[1], q.features = xs.dimensions()[2];
     q.units = h0.dimensions()[1];
     q.xs = data<T>(xs), q.w_x = data<T>(w_x), q.w_h = data<T>(w_h), q.bias = data<T>(bias), q.bias_n = data<T>(bias_n);
+    q.peepholes = data<T>(peepholes);
     q.h0 = data<T>(h0), q.c0 = data<T>(c0), q.initial_h = data<T>(initial_h), q.initial_c = data<T>(initial_c);
     q.keep = data<uint8_t>(keep), q.reset = data<uint8_t>(reset);
     q.gates = data<T>(*gates), q.extra = data<T>(*extra), q.hs = data<T>(*hs);
@@ -66,12 +67,12 @@ struct Handlers {
 
   static ffi::Error backward(ffi::ThreadPool pool, int64_t cell, bool reverse, In w_h, In gates, In extra, In hs, In cs,
                              In d_ys, In d_hs, In d_cs, In dh, In dc, In h0, In c0, In initial_h, In initial_c,
-                             Flags keep, Flags reset, Out d_gates, Out d_extra, Out d_h0, Out d_c0, Out d_initial_h,
-                             Out d_initial_c, Out panels) {
+                             In peepholes, Flags keep, Flags reset, Out d_gates, Out d_extra, Out d_h0, Out d_c0,
+                             Out d_initial_h, Out d_initial_c, Out panels) {
     Problem<T> q = {};
     q.reverse = reverse;
     q.steps = hs.dimensions()[0], q.rows = hs.dimensions()[1], q.units = hs.dimensions()[2];
-    q.w_h = data<T>(w_h), q.hs = data<T>(hs), q.cs = data<T>(cs);
+    q.w_h = data<T>(w_h), q.peepholes = data<T>(peepholes), q.hs = data<T>(hs), q.cs = data<T>(cs);
     q.gates = over<T>(gates, d_gates), q.extra = over<T>(extra, d_extra);
     q.dh = over<T>(dh, d_h0), q.dc = over<T>(dc, d_c0);
     q.d_ys = data<T>(d_ys), q.d_hs = data<T>(d_hs), q.d_cs = data<T>(d_cs);
@@ -85,17 +86,18 @@ struct Handlers {
   }
 
   static ffi::Error gradient(ffi::ThreadPool pool, int64_t cell, bool reverse, In xs, In d_gates, In d_extra, In hs,
-                             In h0, In initial_h, Flags keep, Flags reset, Out d_w_x, Out d_bias, Out d_w_h,
-                             Out d_bias_n) {
+                             In cs, In h0, In c0, In initial_h, In initial_c, Flags keep, Flags reset, Out d_w_x,
+                             Out d_bias, Out d_w_h, Out d_bias_n, Out d_peepholes) {
     Problem<T> q = {};
     q.reverse = reverse;
     q.steps = xs.dimensions()[0], q.rows = xs.dimensions()[1], q.features = xs.dimensions()[2];
     q.units = hs.dimensions()[2];
     q.xs = data<T>(xs), q.gates = data<T>(d_gates), q.extra = data<T>(d_extra), q.hs = data<T>(hs);
-    q.h0 = data<T>(h0), q.initial_h = data<T>(initial_h);
+    q.cs = data<T>(cs);
+    q.h0 = data<T>(h0), q.c0 = data<T>(c0), q.initial_h = data<T>(initial_h), q.initial_c = data<T>(initial_c);
     q.keep = data<uint8_t>(keep), q.reset = data<uint8_t>(reset);
     q.d_w_x = data<T>(*d_w_x), q.d_bias = data<T>(*d_bias), q.d_w_h = data<T>(*d_w_h);
-    q.d_bias_n = data<T>(*d_bias_n);
+    q.d_bias_n = data<T>(*d_bias_n), q.d_peepholes = data<T>(*d_peepholes);
     return result(run_gradient(schedule_on(pool), pool.num_threads(), functions<T>(cell), q));
   }
 };
@@ -117,19 +119,19 @@ auto context() { return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Attr<int64_t>("c
 template <ffi::DataType kType>
 auto forward_binding() {
   using Numbers = ffi::Buffer<kType>;
-  return results<Numbers, 6>(args<ffi::Buffer<ffi::PRED>, 2>(args<Numbers, 9>(context())));
+  return results<Numbers, 6>(args<ffi::Buffer<ffi::PRED>, 2>(args<Numbers, 10>(context())));
 }
 
 template <ffi::DataType kType>
 auto backward_binding() {
   using Numbers = ffi::Buffer<kType>;
-  return results<Numbers, 7>(args<ffi::Buffer<ffi::PRED>, 2>(args<Numbers, 14>(context())));
+  return results<Numbers, 7>(args<ffi::Buffer<ffi::PRED>, 2>(args<Numbers, 15>(context())));
 }
 
 template <ffi::DataType kType>
 auto gradient_binding() {
   using Numbers = ffi::Buffer<kType>;
-  return results<Numbers, 4>(args<ffi::Buffer<ffi::PRED>, 2>(args<Numbers, 6>(context())));
+  return results<Numbers, 5>(args<ffi::Buffer<ffi::PRED>, 2>(args<Numbers, 9>(context())));
 }
 
 }  // namespace

@@ -9,8 +9,8 @@
 
 namespace recurrent_jax {
 
-enum class Cell { kTanh = 0, kRelu = 1, kLstm = 2, kGru = 3 };
-constexpr int kCells = 4;
+enum class Cell { kTanh = 0, kRelu = 1, kLstm = 2, kGru = 3, kPeepholeLstm = 4, kCoupledLstm = 5 };
+constexpr int kCells = 6;
 
 template <class T>
 struct Problem {
@@ -23,6 +23,7 @@ struct Problem {
   const T *xs;             // [T, B, D]
   const T *w_x, *w_h;      // [D, G H], [H, G H]
   const T *bias, *bias_n;  // [G H], [H]
+  const T* peepholes;      // [3, H], what the LSTM's i, f and o see of c, or null
 
   const T *h0, *c0;                // [B, H], the carry before the first step
   const T *initial_h, *initial_c;  // [B, H], what a reset restores
@@ -42,6 +43,7 @@ struct Problem {
   // The weights' gradients.
   T *d_w_x, *d_w_h;      // [D, G H], [H, G H]
   T *d_bias, *d_bias_n;  // [G H], [H]
+  T* d_peepholes;        // [3, H]
 
   T* panels;  // the weights, packed
 };

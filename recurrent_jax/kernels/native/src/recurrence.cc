@@ -204,12 +204,13 @@ struct Recurrence {
       at.c += u;
       if (at.dc) at.dc += u;
     }
+    if constexpr (C::kHasPeepholes) at.peepholes += u;
     return at;
   }
 
   // A copy, W units wide, of a place with fewer.
   struct Copy {
-    T memory[(2 * G + 8) * W] = {};
+    T memory[(2 * G + 8 + (C::kHasPeepholes ? 3 : 0)) * W] = {};
     Place<T> place;
 
     Copy(const Place<T>& at, ptrdiff_t here) : place(at) {
@@ -230,6 +231,7 @@ struct Recurrence {
       take(place.c, 1, 0);
       take(place.dh, 1, 0);
       take(place.dc, 1, 0);
+      if constexpr (C::kHasPeepholes) take(place.peepholes, 3, at.stride);
       place.z_stride = place.stride = W;
     }
     void put_back(const Place<T>& at, ptrdiff_t here) const {
@@ -409,6 +411,7 @@ struct Recurrence {
             place.extra = q.gates ? q.extra + at : nullptr;
             place.bias_n = q.bias_n;
           }
+          if constexpr (C::kHasPeepholes) place.peepholes = q.peepholes;
         }
         interleave<Forward>(pointers, active, q.units, scratch.interleaved);
         advance(q, share, scratch.interleaved, rows, active, scratch.sums);
@@ -456,6 +459,7 @@ struct Recurrence {
         place.h = q.hs + at;
         place.dh = q.dh + row;
         if constexpr (C::kHasExtra) place.extra = q.extra + at;
+        if constexpr (C::kHasPeepholes) place.peepholes = q.peepholes;
         if constexpr (C::kHasC) {
           place.c_before = is_reset ? q.initial_c + row : s ? q.cs + last : q.c0 + row;
           place.c = q.cs + at;
@@ -537,12 +541,14 @@ struct Recurrence {
 
   // What a share of the weights' gradients works in.
   struct GradientScratch {
-    const T **left, **gates, **extras;
+    const T **left, **gates, **extras, **cs_before, **cs;
     T *interleaved, *panel;
     GradientScratch(const Problem<T>& q, Arena& arena) {
       left = arena.take<const T*>(kSummed);
       gates = arena.take<const T*>(kSummed);
       extras = arena.take<const T*>(kSummed);
+      cs_before = arena.take<const T*>(C::kHasPeepholes ? kSummed : 0);
+      cs = arena.take<const T*>(C::kHasPeepholes ? kSummed : 0);
       interleaved = arena.take<T>(kSummed * (q.features > q.units ? q.features : q.units));
       panel = arena.take<T>(kSummed * Backward::kWidth);
     }
@@ -555,7 +561,7 @@ struct Recurrence {
   // Panels are of one gate each, so that they lie within a row of what they come from.
   static ptrdiff_t gradient_panels(ptrdiff_t units) { return G * panels(units, true); }
 
-  // d_W_x = xs^T d_gates, d_W_h = h_before^T d_gates, and their biases, for the columns of the share.
+  // d_W_x = xs^T d_gates, d_W_h = h_before^T d_gates, their biases and the peepholes, for the columns of the share.
   static void gradient(const Problem<T>& q, const Share& share, char* memory) {
     Arena arena(memory);
     const GradientScratch scratch(q, arena);
@@ -571,10 +577,16 @@ struct Recurrence {
           scratch.gates[count] = q.gates + next * G * q.units;
           if constexpr (C::kHasExtra) scratch.extras[count] = q.extra + next * q.units;
           const bool is_first = t == (q.reverse ? q.steps - 1 : 0);
-          scratch.left[count++] = !is_recurrent                  ? q.xs + next * q.features
-                                  : q.reset && q.reset[next]     ? q.initial_h + row
-                                  : is_first                     ? q.h0 + row
-                                                                 : q.hs + (q.reverse ? t + 1 : t - 1) * step + row;
+          const auto before = [&](const T* initial, const T* first, const T* all) {
+            return q.reset && q.reset[next] ? initial + row
+                   : is_first               ? first + row
+                                            : all + (q.reverse ? t + 1 : t - 1) * step + row;
+          };
+          if constexpr (C::kHasPeepholes) {
+            scratch.cs_before[count] = before(q.initial_c, q.c0, q.cs);
+            scratch.cs[count] = q.cs + next * q.units;
+          }
+          scratch.left[count++] = is_recurrent ? before(q.initial_h, q.h0, q.hs) : q.xs + next * q.features;
         }
         accumulate(q, share, scratch, is_recurrent, count, first);
         if (is_recurrent) at = next;
@@ -614,6 +626,13 @@ struct Recurrence {
       T* bias = is_extra ? q.d_bias_n + unit : is_recurrent ? nullptr : q.d_bias + gate * q.units + unit;
       if (bias && is_first) zero(wide, bias);
       if (bias) add(sums, wide, bias);
+      if constexpr (C::kHasPeepholes) {
+        if (is_recurrent && C::peephole(gate) >= 0) {
+          const T* const* seen = C::sees_new_c(gate) ? scratch.cs : scratch.cs_before;
+          accumulate_peephole(scratch.panel, seen, count, unit, wide, is_first,
+                              q.d_peepholes + C::peephole(gate) * q.units + unit);
+        }
+      }
       T* target = (is_recurrent ? q.d_w_h : q.d_w_x) + gate * q.units + unit;
       Backward::tiles(depth, [&](ptrdiff_t k, int high) {
         T tile[Backward::kRows * Backward::kWidth];
@@ -628,16 +647,27 @@ struct Recurrence {
     }
   }
 
+  // Adds to the gradient of a peephole what `count` steps and rows have: that of the gate, times the c that it sees.
+  static void accumulate_peephole(const T* d_gate, const T* const* seen, ptrdiff_t count, ptrdiff_t unit,
+                                  ptrdiff_t wide, bool is_first, T* target) {
+    T sums[Backward::kWidth] = {};
+    for (ptrdiff_t r = 0; r < count; ++r)
+      for (ptrdiff_t u = 0; u < wide; ++u) sums[u] += d_gate[r * Backward::kWidth + u] * seen[r][unit + u];
+    if (is_first) zero(wide, target);
+    add(sums, wide, target);
+  }
+
   static constexpr Functions<T> functions() {
     return {panels,   packed_size, scratch_size,    pack_forward,          pack_backward,
             forward, backward,    gradient_panels, gradient_scratch_size, gradient};
   }
 };
 
-#define RJ_CELLS(T)                                                                              \
-  {                                                                                              \
+#define RJ_CELLS(T)                                                                                    \
+  {                                                                                                    \
     Recurrence<T, SimpleCell<T, true>>::functions(), Recurrence<T, SimpleCell<T, false>>::functions(), \
-        Recurrence<T, LstmCell<T>>::functions(), Recurrence<T, GruCell<T>>::functions()          \
+        Recurrence<T, LstmCell<T, false>>::functions(), Recurrence<T, GruCell<T>>::functions(),        \
+        Recurrence<T, LstmCell<T, true>>::functions(), Recurrence<T, CoupledLstmCell<T>>::functions()  \
   }
 #define RJ_STRING_(x) #x
 #define RJ_STRING(x) RJ_STRING_(x)
