@@ -49,7 +49,7 @@ class Problem(NamedTuple):
     """Random arrays in the dtype of the job.
 
     Attributes:
-      params: `w_x [D, G*H]`, `w_h [H, G*H]`, `b [G*H]`, and `b_n [H]` where the cell has it.
+      params: `w_x [D, G*H]`, `w_h [H, G*H]`, `b [G*H]`, and the vectors `[H]` that the cell has besides.
       xs: inputs `[T, B, D]`.
       carry: leaves `[B, H]` of the initial carry.
       y_weights: `[T, B, H]`; the loss of mode gradient is `sum(y_weights * ys) + sum(carry_weights * last)`,
@@ -78,8 +78,7 @@ def draw(job: Job, count: int) -> tuple[Problem, ...]:
     params: Row = (
         uniform(features, cell.gates * units), uniform(units, cell.gates * units), uniform(cell.gates * units),
     )  # fmt: skip
-    if cell.inner_bias:
-        params += (uniform(units),)
+    params += tuple(uniform(units) for _ in cell.vectors)
     state = lambda: tuple(normal(rows, units) for _ in cell.carry)
     # Small enough for the gradients of half precision to stay finite.
     scale = dtype.type((steps * rows) ** -0.5)
@@ -107,7 +106,7 @@ def expected(job: Job, problem: Problem) -> Answer:
         d_params, _, _ = oracle_gradients.run_backward(
             cell.backward, params, xs, carries, zeros, 2.0 * error / error.size
         )
-        return trained((error**2).mean(), d_params, np.full(1, LEARNING_RATE))
+        return trained(job, (error**2).mean(), d_params, np.full(1, LEARNING_RATE))
     d_params, d_xs, d_carry = oracle_gradients.run_backward(
         cell.backward, params, xs, carries, exact(problem.carry_weights), y_weights
     )
@@ -121,11 +120,11 @@ def outputs(job: Job, ys: np.ndarray, carry: Row) -> Answer:
 
 def gradients(job: Job, params: Row, xs: np.ndarray, carry: Row) -> Answer:
     """The answer of mode gradient, in the shapes of the problem."""
-    named = {f"d {name}": leaf for name, leaf in zip(("w_x", "w_h", "b", "b_n"), params, strict=False)}
+    named = {f"d {name}": leaf for name, leaf in zip(CELLS[job.cell].params, params, strict=True)}
     return {**named, "d xs": xs, **{f"d {name}": d for name, d in zip(CELLS[job.cell].carry, carry, strict=True)}}
 
 
-def trained(loss: Any, params: Row, changes: np.ndarray) -> Answer:
+def trained(job: Job, loss: Any, params: Row, changes: np.ndarray) -> Answer:
     """The answer of mode train.
 
     Args:
@@ -134,7 +133,7 @@ def trained(loss: Any, params: Row, changes: np.ndarray) -> Answer:
       changes: by how much each parameter moved. The first step of Adam moves all by the learning rate, but for
         Adam's epsilon and the rounding of half precision: so it is held to one digit.
     """
-    named = {f"d {name}": leaf for name, leaf in zip(("w_x", "w_h", "b", "b_n"), params, strict=False)}
+    named = {f"d {name}": leaf for name, leaf in zip(CELLS[job.cell].params, params, strict=True)}
     moved = round(float(np.median(changes)) / LEARNING_RATE, 1)
     return {"loss": np.asarray(loss, np.float64), **named, "moved": np.asarray(moved)}
 
@@ -176,7 +175,7 @@ def tolerance(job: Job, platform: str) -> float:
 def parameters(job: Job) -> int:
     """The number of parameters of the layer, each bias counted once."""
     cell, (_, _, features, units) = CELLS[job.cell], job.case
-    return cell.gates * units * (features + units + 1) + (units if cell.inner_bias else 0)
+    return cell.gates * units * (features + units + 1) + len(cell.vectors) * units
 
 
 def flops(job: Job) -> int:

@@ -91,7 +91,7 @@ SUITES = {
             _step(("stream", MIDDLE)),
             _LONG,
             Block((GRADIENT,), SWEEPS, peers=("PyTorch", "Flax Linen")),
-            Block((GRADIENT, FORWARD), (MIDDLE,), cells=("RNN-relu", "GRU-before")),
+            Block((GRADIENT, FORWARD), (MIDDLE,), cells=("RNN-relu", "GRU-before", "LSTM-peephole", "LSTM-coupled")),
             Block((GRADIENT, FORWARD), ("tagger", MIDDLE), dtypes=("bfloat16",)),
         ),
         peers=("PyTorch", "Flax Linen", "Flax NNX", "Haiku", "Equinox", "Keras 3"),

@@ -20,7 +20,7 @@ STEPS, BATCH, FEATURES, UNITS = 6, (3,), 3, 4
 FAST_TO_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
-class PeepholeParams(NamedTuple):
+class LearnedStartParams(NamedTuple):
     """`w_x [D, 4H]`, `w_h [H, 4H]`, `b [4H]`, the peepholes `[H]`, and the learned initial state `c_0 [H]`."""
 
     w_x: jax.Array
@@ -33,25 +33,25 @@ class PeepholeParams(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class PeepholeLSTM(rj.PointwiseCell):
-    """As a user writes it: additive, reads parameters in `pointwise`, and learns its initial carry."""
+class LearnedStart(rj.PointwiseCell):
+    """As a user writes it: additive, reads parameters in `pointwise` (peepholes), and learns its initial carry."""
 
     gates: ClassVar[int] = 4
 
-    def init(self, key: jax.Array, in_size: int) -> PeepholeParams:
+    def init(self, key: jax.Array, in_size: int) -> LearnedStartParams:
         """Peepholes and initial state start at zero."""
         w_x, w_h = self.draw_weights(key, in_size)
         small = self.zeros(self.hidden_size)
-        return PeepholeParams(w_x, w_h, self.zeros(4 * self.hidden_size), small, small, small, small)
+        return LearnedStartParams(w_x, w_h, self.zeros(4 * self.hidden_size), small, small, small, small)
 
-    def initial_carry(self, params: PeepholeParams, batch_shape: tuple[int, ...] = ()) -> rj.LSTMCarry:
+    def initial_carry(self, params: LearnedStartParams, batch_shape: tuple[int, ...] = ()) -> rj.LSTMCarry:
         """Zeros, and `c_0` in every row."""
         shape = (*batch_shape, self.hidden_size)
         c_0 = params.c_0.reshape((1,) * len(batch_shape) + params.c_0.shape)
         return rj.LSTMCarry(jnp.zeros(shape, self.compute_dtype), jnp.broadcast_to(c_0, shape))
 
     def pointwise(
-        self, params: PeepholeParams, carry: rj.LSTMCarry, z: jax.Array, r: jax.Array
+        self, params: LearnedStartParams, carry: rj.LSTMCarry, z: jax.Array, r: jax.Array
     ) -> tuple[rj.LSTMCarry, jax.Array]:
         """Peepholes from the old `c` to i and f, from the new one to o."""
         i, f, g, o = jnp.split(z + r, 4, axis=-1)
@@ -152,15 +152,19 @@ class Case(NamedTuple):
 
 DOUBLE = {"param_dtype": jnp.float64}
 # The case that has all there is: a second carry, its own parameters, a learned initial carry.
-PEEPHOLE = Case("peephole_lstm", PeepholeLSTM(UNITS, **DOUBLE), oracles.peephole_lstm)
+LEARNED_START = Case("learned_start", LearnedStart(UNITS, **DOUBLE), oracles.learned_start)
+# Of the library's own cells those with the most.
+PEEPHOLE = Case("peephole_lstm", rj.PeepholeLSTM(UNITS, **DOUBLE), oracles.peephole_lstm)
 LSTM = Case("lstm", rj.LSTM(UNITS, **DOUBLE), oracles.lstm)
 CASES = (
     Case("rnn_tanh", rj.RNN(UNITS, **DOUBLE), oracles.rnn_tanh),
     Case("rnn_relu", rj.RNN(UNITS, activation="relu", **DOUBLE), oracles.rnn_relu),
     LSTM,
+    PEEPHOLE,
+    Case("coupled_lstm", rj.CoupledLSTM(UNITS, **DOUBLE), oracles.coupled_lstm),
     Case("gru_after", rj.GRU(UNITS, **DOUBLE), oracles.gru_after),
     Case("gru_before", rj.GRU(UNITS, reset="before", **DOUBLE), oracles.gru_before),
-    PEEPHOLE,
+    LEARNED_START,
     Case("mgu", MGU(UNITS, **DOUBLE), oracles.mgu),
 )
 KERNELS = tuple(kernel.NAME for kernel in REGISTRY)
@@ -212,8 +216,8 @@ def refusal(cell: Any, kernel: Any) -> str | None:
 
 
 def richest(kernel: str) -> Case:
-    """The case to run laws over which hang on the way of compiling, not on the equations: all there is, or an LSTM."""
-    taken = [case for case in (PEEPHOLE, LSTM) if refusal(case.cell, by_name(kernel)) is None]
+    """The case to run laws over which hang on the way of compiling, not on the equations: the most that it runs."""
+    taken = [case for case in (LEARNED_START, PEEPHOLE, LSTM) if refusal(case.cell, by_name(kernel)) is None]
     return taken[0] if taken else LSTM
 
 

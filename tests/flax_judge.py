@@ -22,6 +22,8 @@ CELLS = {
     "gru": rj.GRU(UNITS, param_dtype="float64"),
 }
 LSTM = CELLS["lstm"]
+# Flax has none of these.
+VARIANTS = (rj.PeepholeLSTM(UNITS, param_dtype="float64"), rj.CoupledLSTM(UNITS, param_dtype="float64"))
 
 # Options of Flax's call.
 CALLS: dict[str, dict[str, Any]] = {

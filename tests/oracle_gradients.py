@@ -45,6 +45,40 @@ def lstm(params: Row, carry: Row, x: np.ndarray, d_carry: Row, d_y: np.ndarray) 
     return (x.T @ d_a, h.T @ d_a, d_a.sum(0)), (d_a @ u.T, d_c * f), d_a @ w.T
 
 
+def peephole_lstm(params: Row, carry: Row, x: np.ndarray, d_carry: Row, d_y: np.ndarray) -> tuple[Row, Row, np.ndarray]:
+    """As in an LSTM; o hands on to the new c, which it sees, and i and f to the old one."""
+    w, u, b, p_i, p_f, p_o = params
+    h, c = carry
+    a = x @ w + h @ u + b
+    n = h.shape[-1]
+    i, f, g = sigmoid(gate(a, 0, n) + p_i * c), sigmoid(gate(a, 1, n) + p_f * c), np.tanh(gate(a, 2, n))
+    new = f * c + i * g
+    o, squashed = sigmoid(gate(a, 3, n) + p_o * new), np.tanh(new)
+    d_h = d_carry[0] + d_y
+    d_o = d_h * squashed * o * (1.0 - o)
+    d_new = d_carry[1] + d_h * o * (1.0 - squashed**2) + d_o * p_o
+    d_i, d_f = d_new * g * i * (1.0 - i), d_new * c * f * (1.0 - f)
+    d_a = np.concatenate([d_i, d_f, d_new * i * (1.0 - g**2), d_o], axis=-1)
+    d_peepholes = ((d_i * c).sum(0), (d_f * c).sum(0), (d_o * new).sum(0))
+    d_c = d_new * f + d_i * p_i + d_f * p_f
+    return (x.T @ d_a, h.T @ d_a, d_a.sum(0), *d_peepholes), (d_a @ u.T, d_c), d_a @ w.T
+
+
+def coupled_lstm(params: Row, carry: Row, x: np.ndarray, d_carry: Row, d_y: np.ndarray) -> tuple[Row, Row, np.ndarray]:
+    """c' = f c + (1 - f) g, h' = o tanh(c')."""
+    w, u, b = params
+    h, c = carry
+    a = x @ w + h @ u + b
+    n = h.shape[-1]
+    f, g, o = sigmoid(gate(a, 0, n)), np.tanh(gate(a, 1, n)), sigmoid(gate(a, 2, n))
+    squashed = np.tanh(f * c + (1.0 - f) * g)
+    d_h = d_carry[0] + d_y
+    d_c = d_carry[1] + d_h * o * (1.0 - squashed**2)
+    d_f, d_g, d_o = d_c * (c - g), d_c * (1.0 - f), d_h * squashed
+    d_a = np.concatenate([d_f * f * (1.0 - f), d_g * (1.0 - g**2), d_o * o * (1.0 - o)], axis=-1)
+    return (x.T @ d_a, h.T @ d_a, d_a.sum(0)), (d_a @ u.T, d_c * f), d_a @ w.T
+
+
 def gru_after(params: Row, carry: Row, x: np.ndarray, d_carry: Row, d_y: np.ndarray) -> tuple[Row, Row, np.ndarray]:
     """n = tanh(a_n + r m) with m = U_n h + b_n: m is reached through r alone."""
     w, u, b, b_n = params

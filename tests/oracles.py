@@ -80,14 +80,32 @@ def gru_before(params: Row, carry: Row, x: np.ndarray) -> tuple[Row, np.ndarray]
 
 
 def peephole_lstm(params: Row, carry: Row, x: np.ndarray) -> tuple[Row, np.ndarray]:
-    """Gers and Schmidhuber (2000): i and f see the old cell state, o the new; gates i, f, g, o."""
-    w, u, b, p_i, p_f, p_o, _ = params
+    """Gers, Schraudolph, Schmidhuber (2002), as in Greff et al. (2017): i and f see the old cell state, o the new."""
+    w, u, b, p_i, p_f, p_o = params
     h, c = carry
     n = h.shape[-1]
     pre = lambda index: x @ gate(w, index, n) + h @ gate(u, index, n) + gate(b, index, n)
     new = sigmoid(pre(1) + p_f * c) * c + sigmoid(pre(0) + p_i * c) * np.tanh(pre(2))
     h = sigmoid(pre(3) + p_o * new) * np.tanh(new)
     return (h, new), h
+
+
+def learned_start(params: Row, carry: Row, x: np.ndarray) -> tuple[Row, np.ndarray]:
+    """The same with one parameter more, the initial carry, of which a step knows nothing."""
+    return peephole_lstm(params[:-1], carry, x)
+
+
+def coupled_lstm(params: Row, carry: Row, x: np.ndarray) -> tuple[Row, np.ndarray]:
+    """Greff et al. (2017), "CIFG": the input gate is what the forget gate leaves; gates f, g, o in this order."""
+    w, u, b = params
+    h, c = carry
+    n = h.shape[-1]
+    pre = lambda index: x @ gate(w, index, n) + h @ gate(u, index, n) + gate(b, index, n)
+    forget_gate = sigmoid(pre(0))
+    input_gate = 1.0 - forget_gate
+    c = forget_gate * c + input_gate * np.tanh(pre(1))
+    h = sigmoid(pre(2)) * np.tanh(c)
+    return (h, c), h
 
 
 def mgu(params: Row, carry: Row, x: np.ndarray) -> tuple[Row, np.ndarray]:

@@ -144,7 +144,10 @@ def test_public_functions_and_methods_have_docstrings(module: str) -> None:
     assert not missing
 
 
-@pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU", "PointwiseCell", "unroll", "explain", "check_cell"])
+CELLS = ("RNN", "LSTM", "PeepholeLSTM", "CoupledLSTM", "GRU", "PointwiseCell")
+
+
+@pytest.mark.parametrize("name", [*CELLS, "unroll", "explain", "check_cell"])
 def test_docstring_has_the_parts_of_the_house_style(name: str) -> None:
     text = inspect.getdoc(getattr(recurrent_jax, name)) or ""
     assert "Raises:" in text

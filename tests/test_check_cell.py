@@ -139,7 +139,9 @@ BROKEN = [
 GOOD = [
     rj.LSTM(4, dtype="bfloat16"),
     rj.GRU(4, reset="before"),
-    cases.PEEPHOLE.cell,
+    rj.PeepholeLSTM(4, dtype="float16"),
+    rj.CoupledLSTM(4),
+    cases.LEARNED_START.cell,
 ]
 
 

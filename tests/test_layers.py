@@ -56,8 +56,8 @@ def direction(case: Case, params: Any, xs: Any, carry: Any, **flags: Any) -> tup
 
 # Every scenario of one direction with the case that has all there is, and every case with all flags.
 FORWARD = [name for name, (_, flags) in cases.SCENARIOS.items() if "reverse" not in flags]
-PAIRS = [(cases.PEEPHOLE, name) for name in FORWARD]
-PAIRS += [(case, "gaps_resets") for case in cases.CASES if case != cases.PEEPHOLE]
+PAIRS = [(cases.LEARNED_START, name) for name in FORWARD]
+PAIRS += [(case, "gaps_resets") for case in cases.CASES if case != cases.LEARNED_START]
 
 
 @pytest.mark.parametrize(("case", "scenario"), PAIRS, ids=[f"{case.name}-{name}" for case, name in PAIRS])

@@ -156,7 +156,9 @@ LAYERS = {
     "pair": rj.Bidirectional(LSTM, CELLS["gru"], merge=None),
     "both": rj.Stack([rj.Bidirectional(LSTM), rj.Stack([CELLS["rnn"]])]),
     "two_matmuls": rj.GRU(UNITS, reset="before", param_dtype="float64"),
-    "learned_carry": cases.PEEPHOLE.cell,
+    "variants": rj.Stack(flax_judge.VARIANTS),
+    "peepholes": flax_judge.VARIANTS[0],
+    "learned_carry": cases.LEARNED_START.cell,
 }
 
 

@@ -94,9 +94,10 @@ def test_a_call_goes_before_the_constructor() -> None:
 
 DROPPING = rj.Stack([rj.Stack([LSTM, LSTM], dropout=0.5), LSTM])
 BOTH = rj.Bidirectional(LSTM, rj.GRU(UNITS, reset="before", param_dtype="float64"))
+VARIANTS = rj.Stack(flax_judge.VARIANTS)
 
 
-@pytest.mark.parametrize("layer", [DROPPING, BOTH], ids=["stack", "bidirectional"])
+@pytest.mark.parametrize("layer", [DROPPING, BOTH, VARIANTS], ids=["stack", "bidirectional", "variants"])
 def test_layers_are_their_apply(layer: Any) -> None:
     params, xs, _ = flax_judge.given(layer)
     carry, ys = layer.apply(params, xs, lengths=flax_judge.LENGTHS, resets=flax_judge.RESETS.T)

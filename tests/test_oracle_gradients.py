@@ -8,15 +8,24 @@ import pytest
 from tests import oracle_gradients, oracles
 
 STEPS, ROWS, FEATURES, UNITS = 4, 3, 5, 2
-# Name, number of gates, inner bias, leaves of the carry.
+# Name, number of gates, parameters [H] besides, leaves of the carry.
 CELLS = {
     "rnn_tanh": (1, 0, 1),
     "rnn_relu": (1, 0, 1),
     "lstm": (4, 0, 2),
+    "peephole_lstm": (4, 3, 2),
+    "coupled_lstm": (3, 0, 2),
     "gru_after": (3, 1, 1),
     "gru_before": (3, 0, 1),
 }
 over_cells = pytest.mark.parametrize("name", CELLS)
+# What PyTorch has: its family and options.
+TORCH: dict[str, tuple[str, dict[str, str]]] = {
+    "rnn_tanh": ("RNN", {}),
+    "rnn_relu": ("RNN", {"nonlinearity": "relu"}),
+    "lstm": ("LSTM", {}),
+    "gru_after": ("GRU", {}),
+}
 
 
 def problem(name: str) -> dict[str, Any]:
@@ -27,7 +36,7 @@ def problem(name: str) -> dict[str, Any]:
         draw((FEATURES, gates * UNITS)),
         draw((UNITS, gates * UNITS)),
         draw(gates * UNITS),
-        *(draw(UNITS),) * inner,
+        *(draw(UNITS) for _ in range(inner)),
     )
     state = lambda: tuple(draw((ROWS, UNITS)) for _ in range(leaves))
     return {
@@ -70,14 +79,11 @@ def test_gradient_equals_differences_of_the_loss(name: str) -> None:
             np.testing.assert_allclose(gradient[index], (moved[0] - moved[1]) / 2e-5, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", [name for name in CELLS if name != "gru_before"])
+@pytest.mark.parametrize("name", TORCH)
 def test_gradient_equals_torch(name: str) -> None:
     torch = pytest.importorskip("torch", reason="PyTorch is an oracle where it is installed, not a dependency")
     given = problem(name)
-    family, options = {
-        "rnn_tanh": ("RNN", {}), "rnn_relu": ("RNN", {"nonlinearity": "relu"}), "lstm": ("LSTM", {}),
-        "gru_after": ("GRU", {}),
-    }[name]  # fmt: skip
+    family, options = TORCH[name]
     module = getattr(torch.nn, family)(FEATURES, UNITS, dtype=torch.float64, **options)
     tensor = lambda array: torch.tensor(array, requires_grad=True)
     w_x, w_h, b, *inner = given["params"]

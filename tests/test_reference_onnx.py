@@ -16,33 +16,35 @@ STEPS, ROWS, FEATURES, UNITS = 5, 4, 3, 4
 LENGTHS = np.array([STEPS, 1, 3, 2], np.int32)
 # Both sides are float32, with sums of seven terms and gates by other approximations of exp: some dozen roundings.
 FLOAT32 = 1e-5
-# ONNX lists gates as LSTM i, o, f, c and GRU z, r, h; here they are i, f, g, o and r, z, n.
+# ONNX lists gates as LSTM i, o, f, c and GRU z, r, h; here they are i, f, g, o and r, z, n. Peepholes are i, o, f.
 GATES = {"RNN": (0,), "LSTM": (0, 2, 3, 1), "GRU": (1, 0, 2)}
 
 CELLS = {
     "rnn_tanh": ("RNN", rj.RNN(UNITS), {"activations": ["Tanh"]}),
     "rnn_relu": ("RNN", rj.RNN(UNITS, activation="relu"), {"activations": ["Relu"]}),
     "lstm": ("LSTM", rj.LSTM(UNITS), {}),
+    "peephole_lstm": ("LSTM", rj.PeepholeLSTM(UNITS), {}),
+    "coupled_lstm": ("LSTM", rj.CoupledLSTM(UNITS), {"input_forget": 1}),
     "gru_after": ("GRU", rj.GRU(UNITS), {"linear_before_reset": 1}),
     "gru_before": ("GRU", rj.GRU(UNITS, reset="before"), {"linear_before_reset": 0}),
 }
 
 
-def session(op: str, reverse: bool, attributes: dict[str, Any]) -> onnxruntime.InferenceSession:
-    """A model of one node."""
-    states = ["initial_h", "initial_c"][: 2 if op == "LSTM" else 1]
-    results = ["Y", "Y_h", "Y_c"][: 1 + len(states)]
+def session(op: str, reverse: bool, attributes: dict[str, Any], given: set[str]) -> onnxruntime.InferenceSession:
+    """A model of one node with the inputs that are given."""
+    order = ["X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P"]
+    results = ["Y", "Y_h", "Y_c"][: 3 if op == "LSTM" else 2]
     node = onnx.helper.make_node(
         op,
-        ["X", "W", "R", "B", "sequence_lens", *states],
+        [name for name in order if name in given],
         results,
         hidden_size=UNITS,
         direction="reverse" if reverse else "forward",
         **attributes,
     )
     info = lambda name, kind=onnx.TensorProto.FLOAT: onnx.helper.make_tensor_value_info(name, kind, None)
-    inputs = [info(name) for name in ("X", "W", "R", "B")]
-    inputs += [info("sequence_lens", onnx.TensorProto.INT32), *map(info, states)]
+    inputs = [info(name) for name in order if name in given - {"sequence_lens"}]
+    inputs.append(info("sequence_lens", onnx.TensorProto.INT32))
     graph = onnx.helper.make_graph([node], "reference", inputs, list(map(info, results)))
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 14)], ir_version=8)
     options = onnxruntime.SessionOptions()
@@ -70,7 +72,9 @@ def test_outputs_equal_onnxruntime(kernel: str, name: str, reverse: bool) -> Non
     states = {name: normal(1, ROWS, UNITS) for name in ("initial_h", "initial_c")[: 2 if op == "LSTM" else 1]}
     xs = normal(STEPS, ROWS, FEATURES)
     given = {"X": xs, "W": w, "R": r, "B": b, "sequence_lens": LENGTHS, **states}
-    expected, *last = session(op, reverse, attributes).run(None, given)
+    if name == "peephole_lstm":
+        given["P"] = normal(1, 3 * UNITS)
+    expected, *last = session(op, reverse, attributes, set(given)).run(None, given)
 
     w_b, r_b = ordered(op, b[0, :size, None])[0], ordered(op, b[0, size:, None])[0]
     w_x, w_h = ordered(op, w[0]), ordered(op, r[0])
@@ -79,6 +83,13 @@ def test_outputs_equal_onnxruntime(kernel: str, name: str, reverse: bool) -> Non
         params: Any = rj.GRUParams(w_x, w_h, w_b + inner, r_b[2 * UNITS :])
     elif name == "gru_before":
         params = rj.GRUParams(w_x, w_h, w_b + r_b, None)
+    elif name == "peephole_lstm":
+        p_i, p_o, p_f = np.split(given["P"][0], 3)
+        params = rj.PeepholeLSTMParams(w_x, w_h, w_b + r_b, p_i, p_f, p_o)
+    elif name == "coupled_lstm":
+        # There it is i that is kept, and f = 1 - i: what is left of i is f here. Of its own f nothing is read.
+        kept = lambda leaf: np.concatenate([-leaf[..., :UNITS], leaf[..., 2 * UNITS :]], axis=-1)
+        params = rj.CoupledLSTMParams(kept(w_x), kept(w_h), kept(w_b + r_b))
     else:
         params = (rj.LSTMParams if op == "LSTM" else rj.RNNParams)(w_x, w_h, w_b + r_b)
     params = type(params)(*(None if leaf is None else jnp.asarray(leaf) for leaf in params))

@@ -11,7 +11,10 @@ from benchmarks.contestants.jax_program import JaxContestant, Layer
 from benchmarks.problem import Job, Problem
 
 CELLS: dict[str, Any] = {"LSTM": eqx.nn.LSTMCell, "GRU": eqx.nn.GRUCell}
-REFUSED = {"GRU-before": "the GRU of Equinox resets after the matmul, not before it"}
+REFUSED = {
+    "GRU-before": "the GRU of Equinox resets after the matmul, not before it",
+    **dict.fromkeys(("RNN", "RNN-relu"), "Equinox has no plain recurrent cell"),
+}
 
 
 class Unroll(eqx.Module):
@@ -37,7 +40,7 @@ def output(carry: Any) -> Any:
 def layer(job: Job, problem: Problem) -> Layer:
     """The module's arrays are the parameters; a step is the cell under `jax.vmap`."""
     if job.cell not in CELLS:
-        raise Refused(REFUSED.get(job.cell, "Equinox has no plain recurrent cell"))
+        raise Refused(REFUSED.get(job.cell, f"Equinox has no {job.cell}"))
     w_x, w_h, *biases = map(jnp.asarray, problem.params)
     cell = CELLS[job.cell](job.case.D, job.case.H, dtype=job.dtype, key=jax.random.key(0))
     weights = lambda cell: (cell.weight_ih, cell.weight_hh, cell.bias, *((cell.bias_n,) if biases[1:] else ()))

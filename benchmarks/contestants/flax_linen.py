@@ -21,6 +21,8 @@ GATES = {"RNN": ("",), "LSTM": tuple("ifgo"), "GRU": tuple("rzn"), "RNN-relu": (
 
 def layer(job: Job, problem: Problem) -> Layer:
     """`nn.RNN(cell)` with an initial carry; a step is the cell alone."""
+    if job.cell not in (*CELLS, "GRU-before"):
+        raise Refused(f"Flax Linen has no {job.cell}")
     if job.cell not in CELLS:
         raise Refused("the GRU of Flax Linen resets after the matmul, not before it")
     kind, options = CELLS[job.cell]

@@ -19,6 +19,8 @@ CELLS: dict[str, tuple[Any, dict[str, Any]]] = {
 
 def layer(job: Job, problem: Problem) -> Layer:
     """`nnx.RNN(cell)` with an initial carry, split into parameters and the rest; a step is the cell alone."""
+    if job.cell not in (*CELLS, "GRU-before"):
+        raise Refused(f"Flax NNX has no {job.cell}")
     if job.cell not in CELLS:
         raise Refused("the GRU of Flax NNX resets after the matmul, not before it")
     kind, options = CELLS[job.cell]

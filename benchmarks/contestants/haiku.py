@@ -21,6 +21,8 @@ SIGNS = {"LSTM": (1, 1, 1, 1), "RNN-relu": (1,), "GRU-before": (1, -1, 1)}
 
 def layer(job: Job, problem: Problem) -> Layer:
     """`hk.dynamic_unroll` with an initial state; a step is the core called once."""
+    if job.cell not in (*CORES, *OWN):
+        raise Refused(f"Haiku has no {job.cell}")
     if job.cell not in CORES:
         raise Refused(f"Haiku has another {job.cell} than this: see {OWN[job.cell]}")
     features, units = job.case.D, job.case.H

@@ -89,7 +89,7 @@ class JaxProgram:
             old = jax.tree.leaves(layer.params)
             change = lambda a, b: np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)).ravel()
             moved = np.concatenate([change(a, b) for a, b in zip(jax.tree.leaves(new), old, strict=True)])
-            return trained(loss, arrays(layer.common_params(seen)), moved)
+            return trained(job, loss, arrays(layer.common_params(seen)), moved)
         if job.mode == STEP:
             carry, y = result
             return outputs(job, np.asarray(y, np.float64)[None], arrays(layer.common_carry(carry)))

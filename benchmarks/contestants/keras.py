@@ -34,6 +34,8 @@ def layer(job: Job, problem: Problem) -> Layer:
     """The layer's `stateless_call` with an initial state; a step is that of the layer's cell."""
     if keras.backend.backend() != "jax":
         raise Refused(f"Keras was imported on its backend {keras.backend.backend()} before this could ask for JAX")
+    if job.cell not in LAYERS:
+        raise Refused(f"Keras 3 has no {job.cell}")
     kind, options = LAYERS[job.cell]
     if job.cell == "LSTM" and job.dtype != "float32":
         # On a GPU Keras takes jax.experimental.rnn, which fails on other dtypes: its users have to say no.

@@ -3,6 +3,7 @@
 import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 import recurrent_jax as rj
@@ -17,17 +18,17 @@ MAKE: dict[str, Any] = {
     "GRU": rj.GRU,
     "RNN-relu": lambda size, **options: rj.RNN(size, activation="relu", **options),
     "GRU-before": lambda size, **options: rj.GRU(size, reset="before", **options),
+    "LSTM-peephole": rj.PeepholeLSTM,
+    "LSTM-coupled": rj.CoupledLSTM,
 }
 INCLUDES = "gates, and an LSTM's c, in at least float32"
-PARAMS: dict[str, Any] = {"RNN": rj.RNNParams, "LSTM": rj.LSTMParams, "GRU": rj.GRUParams}
 
 
 def layer(options: dict[str, Any], job: Job, problem: Problem) -> Layer:
     """`rj.unroll` with one set of options, and `cell.step`, which is the same for every kernel."""
     cell = MAKE[job.cell](job.case.H, param_dtype=job.dtype)
-    leaves = [jnp.asarray(leaf) for leaf in problem.params]
-    kind = PARAMS[job.cell.split("-")[0]]
-    params = kind(*leaves, *[None] * (len(kind._fields) - len(leaves)))
+    kind = jax.tree.structure(jax.eval_shape(lambda: cell.init(jax.random.key(0), job.case.D)))
+    params = jax.tree.unflatten(kind, [jnp.asarray(leaf) for leaf in problem.params])
     empty = cell.initial_carry(params, (job.case.B,))
     if (job.mode == STEP) != (not options):
         raise Refused(f"mode {STEP} is measured as {STEP_ALONE}, the other modes as kernels: no kernel changes a step")

@@ -153,7 +153,7 @@ class TorchProgram:
         if self.job.mode == TRAIN:
             grads = [self.optimizer.state[parameter]["exp_avg"] / (1 - 0.9) for parameter in parameters]
             moved = [(numbers(a) - numbers(b)).ravel() for a, b in zip(parameters, before, strict=True)]
-            return trained(numbers(result), self._common(grads, numbers), np.abs(np.concatenate(moved)))
+            return trained(self.job, numbers(result), self._common(grads, numbers), np.abs(np.concatenate(moved)))
         xs, *state = map(numbers, result[4:])
         return gradients(self.job, self._common(result[:4], numbers), xs, tuple(leaf[0] for leaf in state))
 

@@ -2,7 +2,15 @@
 
 from recurrent_jax.cells.base import Cell, PointwiseCell, RNNCarry, RNNParams
 from recurrent_jax.cells.gru import GRU, GRUParams
-from recurrent_jax.cells.lstm import LSTM, LSTMCarry, LSTMParams
+from recurrent_jax.cells.lstm import (
+    LSTM,
+    CoupledLSTM,
+    CoupledLSTMParams,
+    LSTMCarry,
+    LSTMParams,
+    PeepholeLSTM,
+    PeepholeLSTMParams,
+)
 from recurrent_jax.cells.rnn import RNN
 
 __all__ = [
@@ -10,9 +18,13 @@ __all__ = [
     "LSTM",
     "RNN",
     "Cell",
+    "CoupledLSTM",
+    "CoupledLSTMParams",
     "GRUParams",
     "LSTMCarry",
     "LSTMParams",
+    "PeepholeLSTM",
+    "PeepholeLSTMParams",
     "PointwiseCell",
     "RNNCarry",
     "RNNParams",

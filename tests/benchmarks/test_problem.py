@@ -29,8 +29,17 @@ from tests.oracles import Row
 # D + H = 9; xs hold 2*3*4 = 24 numbers, ys 2*3*5 = 30, one leaf of the carry 3*5 = 15. A step: xs 12, ys 15.
 SHAPE = Case(T=2, B=3, D=4, H=5)
 
-# G*H*(D + H + 1), and b_n for the GRU.
-PARAMETERS = {"RNN": 50, "LSTM": 200, "GRU": 155, "RNN-relu": 50, "GRU-before": 150}
+# G*H*(D + H + 1), and b_n for the GRU, three peepholes for the LSTM that has them.
+PARAMETERS = {
+    "RNN": 50,
+    "LSTM": 200,
+    "GRU": 155,
+    "RNN-relu": 50,
+    "GRU-before": 150,
+    "LSTM-peephole": 215,
+    "LSTM-coupled": 150,
+}
+VECTORS = {"GRU": 1, "LSTM-peephole": 3}
 
 # Forward: 2*T*B*(D + H)*G*H = 108*G*H; a step half of it; gradient three times of it; train without the
 # 2*T*B*D*G*H = 48*G*H that lead to the inputs.
@@ -40,6 +49,8 @@ FLOPS = {
     "GRU": {STEP: 810, FORWARD: 1620, GRADIENT: 4860, TRAIN: 4860 - 720},
     "RNN-relu": {STEP: 270, FORWARD: 540, GRADIENT: 1620, TRAIN: 1620 - 240},
     "GRU-before": {STEP: 810, FORWARD: 1620, GRADIENT: 4860, TRAIN: 4860 - 720},
+    "LSTM-peephole": {STEP: 1080, FORWARD: 2160, GRADIENT: 6480, TRAIN: 6480 - 960},
+    "LSTM-coupled": {STEP: 810, FORWARD: 1620, GRADIENT: 4860, TRAIN: 4860 - 720},
 }
 
 # Numbers in and out. Step and forward: parameters, xs, carry; ys, carry. Gradient: parameters, xs, y_weights, carry,
@@ -66,6 +77,9 @@ NUMBERS = {
     },
     "RNN-relu": {STEP: 107, FORWARD: 134, GRADIENT: 223, TRAIN: 369},
     "GRU-before": {STEP: 207, FORWARD: 234, GRADIENT: 423, TRAIN: 969},
+    # 15 parameters more than the LSTM, and 50 fewer.
+    "LSTM-peephole": {STEP: 302, FORWARD: 329, GRADIENT: 598, TRAIN: 1374},
+    "LSTM-coupled": {STEP: 237, FORWARD: 264, GRADIENT: 468, TRAIN: 984},
 }
 
 over_cells = pytest.mark.parametrize("cell", CELLS)
@@ -123,9 +137,9 @@ def test_draw_gives_the_shapes_and_the_dtype(cell: str, dtype: str) -> None:
     (one,) = draw(job(cell, dtype=dtype), 1)
     gates = CELLS[cell].gates * 5
     assert [leaf.shape for leaf in one.params[:3]] == [(4, gates), (5, gates), (gates,)]
-    assert [leaf.shape for leaf in one.params[3:]] == ([(5,)] if cell == "GRU" else [])
+    assert [leaf.shape for leaf in one.params[3:]] == [(5,)] * VECTORS.get(cell, 0)
     assert (one.xs.shape, one.y_weights.shape) == ((2, 3, 4), (2, 3, 5))
-    states = [(3, 5)] * (2 if cell == "LSTM" else 1)
+    states = [(3, 5)] * (2 if cell.startswith("LSTM") else 1)
     assert [leaf.shape for leaf in one.carry] == [leaf.shape for leaf in one.carry_weights] == states
     assert {leaf.dtype.name for leaf in (*one.params, *leaves(one))} == {dtype}
 
@@ -186,7 +200,7 @@ def test_expected_gradients_are_those_of_the_loss(cell: str, mode: str, rng: np.
     # Mode gradient weighs ys by little.
     random = lambda leaf: tuple(map(random, leaf)) if isinstance(leaf, tuple) else rng.standard_normal(leaf.shape)
     moved = ("params",) if mode == TRAIN else ("params", "xs", "carry")
-    names = {"params": ("w_x", "w_h", "b", "b_n")[: len(one.params)], "xs": ("xs",), "carry": CELLS[cell].carry}
+    names = {"params": CELLS[cell].params, "xs": ("xs",), "carry": CELLS[cell].carry}
     assert set(answer) - {"loss", "moved"} == {f"d {name}" for part in moved for name in names[part]}
     for part in moved:
         towards = random(getattr(one, part))
@@ -207,8 +221,13 @@ def test_expected_of_train_is_the_loss_and_one_step_of_adam() -> None:
     assert answer["moved"] == 1.0
 
 
+NO_GRADIENTS = (np.zeros(()),) * 3
+
+
 def test_trained_holds_the_change_to_one_digit() -> None:
-    moved = lambda changes: float(problem.trained(np.ones(()), (), LEARNING_RATE * np.array(changes))["moved"])
+    moved = lambda changes: float(
+        problem.trained(job(), np.ones(()), NO_GRADIENTS, LEARNING_RATE * np.array(changes))["moved"]
+    )
     # The median: half of the parameters may have a gradient that Adam's epsilon swallows.
     assert moved([0.97, 1.0, 1.04, 0.0]) == 1.0
     assert moved([2.0, 2.0, 2.0]) == 2.0
@@ -308,7 +327,7 @@ class Mistake:
     "mistake",
     [
         *(Mistake("LSTM", gates) for gates in ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))),
-        *(Mistake(cell, gates) for cell in ("GRU", "GRU-before") for gates in ((0, 1), (0, 2), (1, 2))),
+        *(Mistake(cell, gates) for cell in ("GRU", "GRU-before", "LSTM-coupled") for gates in ((0, 1), (0, 2), (1, 2))),
     ],
     ids=lambda mistake: f"{mistake.cell}-{mistake.gates[0]}-{mistake.gates[1]}",
 )

@@ -247,9 +247,9 @@ def test_cell_has_the_parameters_and_the_carry_that_are_said(name: str) -> None:
     said, cell = CELLS[name], ours.MAKE[name](5)
     params = cell.init(jax.random.key(0), in_size=4)
     gates = said.gates * 5
-    shapes = [(4, gates), (5, gates), (gates,), *([(5,)] if said.inner_bias else [])]
+    shapes = [(4, gates), (5, gates), (gates,), *[(5,)] * len(said.vectors)]
     assert [leaf.shape for leaf in jax.tree.leaves(params)] == shapes
-    assert type(params) is ours.PARAMS[name.split("-")[0]]
+    assert said.params == tuple(name for name, leaf in params._asdict().items() if leaf is not None)
     assert cell.initial_carry(params, (3,))._fields == said.carry
 
 

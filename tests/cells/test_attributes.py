@@ -26,7 +26,8 @@ def test_cells_that_differ_are_not_equal(change: dict[str, Any]) -> None:
 
 
 def test_cells_of_other_families_are_not_equal() -> None:
-    assert len({rj.LSTM(4), rj.GRU(4), rj.RNN(4), rj.PointwiseCell(4), rj.GRU(4, reset="before")}) == 5
+    families = {rj.LSTM(4), rj.PeepholeLSTM(4), rj.CoupledLSTM(4), rj.GRU(4), rj.RNN(4), rj.PointwiseCell(4)}
+    assert len({*families, rj.GRU(4, reset="before")}) == 7
 
 
 @pytest.mark.parametrize("spelling", ["bfloat16", jnp.bfloat16, jnp.dtype("bfloat16")], ids=repr)
@@ -47,9 +48,11 @@ def test_compute_dtype_is_that_of_the_parameters_unless_given() -> None:
     [
         (rj.RNN(4), "RNN(hidden_size=4, param_dtype='float32', dtype=None, activation='tanh')"),
         (rj.LSTM(4), "LSTM(hidden_size=4, param_dtype='float32', dtype=None, forget_bias=1.0)"),
+        (rj.PeepholeLSTM(4), "PeepholeLSTM(hidden_size=4, param_dtype='float32', dtype=None, forget_bias=1.0)"),
+        (rj.CoupledLSTM(4), "CoupledLSTM(hidden_size=4, param_dtype='float32', dtype=None, forget_bias=1.0)"),
         (rj.GRU(4), "GRU(hidden_size=4, param_dtype='float32', dtype=None, reset='after')"),
     ],
-    ids=["rnn", "lstm", "gru"],
+    ids=["rnn", "lstm", "peephole_lstm", "coupled_lstm", "gru"],
 )
 def test_repr_says_what_the_cell_is(cell: Any, text: str) -> None:
     assert repr(cell) == text
@@ -65,7 +68,7 @@ def test_hidden_size_of_numpy_is_the_same_cell() -> None:
     assert rj.LSTM(np.int64(4)) == rj.LSTM(4)
 
 
-@pytest.mark.parametrize("make", [rj.RNN, rj.LSTM, rj.GRU, rj.PointwiseCell])
+@pytest.mark.parametrize("make", [rj.RNN, rj.LSTM, rj.PeepholeLSTM, rj.CoupledLSTM, rj.GRU, rj.PointwiseCell])
 @pytest.mark.parametrize("size", [0, -3, 2.0, "4", None, True], ids=repr)
 def test_bad_hidden_size_is_named(make: Any, size: Any) -> None:
     with pytest.raises(ValueError, match=f"^hidden_size: expected a positive integer, got {size!r}$"):
@@ -97,10 +100,11 @@ def test_bad_reset_is_named(reset: Any) -> None:
         rj.GRU(4, reset=reset)
 
 
+@pytest.mark.parametrize("make", [rj.LSTM, rj.PeepholeLSTM, rj.CoupledLSTM])
 @pytest.mark.parametrize("bias", ["one", None], ids=repr)
-def test_bad_forget_bias_is_named(bias: Any) -> None:
+def test_bad_forget_bias_is_named(make: Any, bias: Any) -> None:
     with pytest.raises((ValueError, TypeError), match=f"^forget_bias: expected .*, got {bias!r}$"):
-        rj.LSTM(4, forget_bias=bias)
+        make(4, forget_bias=bias)
 
 
 @pytest.mark.parametrize("name", ["w_x_init", "w_h_init"])
@@ -111,9 +115,9 @@ def test_bad_initialiser_is_named(name: str) -> None:
 
 @pytest.mark.parametrize("batch", [(), (3,), (2, 3)], ids=str)
 def test_initial_carry_is_zeros_of_the_batch_shape(batch: tuple[int, ...]) -> None:
-    for cell in (rj.RNN(4), rj.GRU(4), rj.LSTM(4)):
+    for cell in (rj.RNN(4), rj.GRU(4), rj.LSTM(4), rj.PeepholeLSTM(4), rj.CoupledLSTM(4)):
         carry = cell.initial_carry(cell.init(jax.random.key(0), 3), batch)
-        assert carry._fields == (("h", "c") if isinstance(cell, rj.LSTM) else ("h",))
+        assert carry._fields == (("h", "c") if "LSTM" in type(cell).__name__ else ("h",))
         for leaf in carry:
             np.testing.assert_array_equal(leaf, np.zeros((*batch, 4)))
 

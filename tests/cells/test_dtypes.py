@@ -16,6 +16,8 @@ STEPS, ROWS, FEATURES, UNITS = 8, 3, 4, 5
 CELLS = {
     "rnn_tanh": (rj.RNN, {}, oracles.rnn_tanh),
     "lstm": (rj.LSTM, {}, oracles.lstm),
+    "peephole_lstm": (rj.PeepholeLSTM, {}, oracles.peephole_lstm),
+    "coupled_lstm": (rj.CoupledLSTM, {}, oracles.coupled_lstm),
     "gru_after": (rj.GRU, {}, oracles.gru_after),
     "gru_before": (rj.GRU, {"reset": "before"}, oracles.gru_before),
 }
@@ -43,7 +45,7 @@ def test_carry_dtypes_stay(name: str, dtype: str) -> None:
     carry, ys = rj.unroll(cell, params, jnp.ones((3, ROWS, FEATURES), jnp.float32), resets=np.ones((3, ROWS), bool))
     for now in (cell.initial_carry(params, (ROWS,)), carry):
         assert now.h.dtype == ys.dtype == dtype
-        if name == "lstm":
+        if "lstm" in name:
             assert now.c.dtype == (dtype if dtype == "float64" else "float32")
 
 

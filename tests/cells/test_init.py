@@ -14,6 +14,8 @@ from tests import cases
 CELLS = {
     "rnn": (rj.RNN, 1),
     "lstm": (rj.LSTM, 4),
+    "peephole_lstm": (rj.PeepholeLSTM, 4),
+    "coupled_lstm": (rj.CoupledLSTM, 3),
     "gru_after": (rj.GRU, 3),
     "gru_before": (lambda size, **more: rj.GRU(size, reset="before", **more), 3),
 }
@@ -64,12 +66,26 @@ def test_init_draws_all_gates_and_keys_apart(make: Any, gates: int) -> None:
 
 @pytest.mark.parametrize("bias", [1.0, 0.0, -2.5])
 def test_init_puts_the_forget_bias_into_the_parameters(bias: float) -> None:
-    b = rj.LSTM(2, forget_bias=bias).init(jax.random.key(0), FEATURES).b
-    np.testing.assert_array_equal(b, [0, 0, bias, bias, 0, 0, 0, 0])
+    first = lambda family: family(2, forget_bias=bias).init(jax.random.key(0), FEATURES).b
+    np.testing.assert_array_equal(first(rj.LSTM), [0, 0, bias, bias, 0, 0, 0, 0])
+    np.testing.assert_array_equal(first(rj.PeepholeLSTM), [0, 0, bias, bias, 0, 0, 0, 0])
+    np.testing.assert_array_equal(first(rj.CoupledLSTM), [bias, bias, 0, 0, 0, 0])
 
 
 def test_init_forget_bias_is_one_by_default() -> None:
     np.testing.assert_array_equal(rj.LSTM(1).init(jax.random.key(0), FEATURES).b, [0, 1, 0, 0])
+    np.testing.assert_array_equal(rj.PeepholeLSTM(1).init(jax.random.key(0), FEATURES).b, [0, 1, 0, 0])
+    np.testing.assert_array_equal(rj.CoupledLSTM(1).init(jax.random.key(0), FEATURES).b, [1, 0, 0])
+
+
+def test_init_of_peepholes_is_that_of_an_lstm() -> None:
+    params = rj.PeepholeLSTM(UNITS).init(jax.random.key(0), FEATURES)
+    plain = rj.LSTM(UNITS).init(jax.random.key(0), FEATURES)
+    cases.assert_same(rj.LSTMParams(*params[:3]), plain)
+    cases.assert_same(params[3:], (np.zeros(UNITS, np.float32),) * 3)
+    xs = jax.random.normal(jax.random.key(1), (6, 3, FEATURES))
+    run = lambda cell, params: rj.unroll(cell, params, xs, implementation="scan")
+    cases.assert_same(run(rj.PeepholeLSTM(UNITS), params), run(rj.LSTM(UNITS), plain))
 
 
 @pytest.mark.parametrize("make", [rj.RNN, rj.GRU])

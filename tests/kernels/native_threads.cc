@@ -1,5 +1,5 @@
 // Many callers at once, one pool of helpers, sharing by rows and by units: every result to the last bit that of one
-// thread alone. `make sanitize` runs this with the thread sanitiser, to which Python and XLA would be opaque.
+// thread alone, of an LSTM as it is and with peepholes. `make sanitize` runs this with the thread sanitiser, to which Python and XLA would be opaque.
 #include <condition_variable>
 #include <cstdio>
 #include <deque>
@@ -56,11 +56,12 @@ class Pool {
 
 // One problem with memory of its own, the same numbers each time.
 struct Example {
-  explicit Example(ptrdiff_t rows) : rows(rows) {
+  Example(Cell cell, ptrdiff_t rows) : cell(cell), rows(rows) {
     fill(xs, kSteps * rows * kFeatures);
     fill(w_x, kFeatures * 4 * kUnits);
     fill(w_h, kUnits * 4 * kUnits);
     fill(bias, 4 * kUnits);
+    fill(peepholes, 3 * kUnits);
     fill(h0, rows * kUnits);
     fill(c0, rows * kUnits);
     fill(d_ys, kSteps * rows * kUnits);
@@ -70,29 +71,39 @@ struct Example {
     c_last.resize(rows * kUnits);
     dh.assign(rows * kUnits, 0);
     dc.assign(rows * kUnits, 0);
+    d_w_x.resize(w_x.size());
+    d_w_h.resize(w_h.size());
+    d_bias.resize(bias.size());
+    d_peepholes.resize(peepholes.size());
   }
 
   void run(const Schedule& schedule, int threads) {
-    const Functions<float>& code = best_instruction_set().of_float[static_cast<int>(Cell::kLstm)];
+    const Functions<float>& code = best_instruction_set().of_float[static_cast<int>(cell)];
     Problem<float> q = {};
     q.steps = kSteps, q.rows = rows, q.features = kFeatures, q.units = kUnits;
     q.xs = xs.data(), q.w_x = w_x.data(), q.w_h = w_h.data(), q.bias = bias.data();
     q.h0 = h0.data(), q.c0 = c0.data(), q.gates = gates.data(), q.hs = hs.data(), q.cs = cs.data();
     q.c_last = c_last.data(), q.d_ys = d_ys.data(), q.dh = dh.data(), q.dc = dc.data();
+    q.peepholes = peepholes.data(), q.d_peepholes = d_peepholes.data();
+    q.d_w_x = d_w_x.data(), q.d_w_h = d_w_h.data(), q.d_bias = d_bias.data();
     for (const bool backward : {false, true}) {
       std::vector<float> panels(code.packed_size(kFeatures, kUnits, backward));
       q.panels = panels.data();
       run_shares(schedule, threads, code, q, backward);
     }
+    run_gradient(schedule, threads, code, q);
   }
 
   bool operator==(const Example& other) const {
-    return gates == other.gates && hs == other.hs && dh == other.dh && dc == other.dc;
+    return gates == other.gates && hs == other.hs && dh == other.dh && dc == other.dc && d_w_x == other.d_w_x &&
+           d_w_h == other.d_w_h && d_bias == other.d_bias && d_peepholes == other.d_peepholes;
   }
 
   static constexpr ptrdiff_t kSteps = 12, kFeatures = 5, kUnits = 72;
+  Cell cell;
   ptrdiff_t rows;
-  std::vector<float> xs, w_x, w_h, bias, h0, c0, d_ys, gates, hs, cs, c_last, dh, dc;
+  std::vector<float> xs, w_x, w_h, bias, peepholes, h0, c0, d_ys, gates, hs, cs, c_last, dh, dc;
+  std::vector<float> d_w_x, d_w_h, d_bias, d_peepholes;
 
  private:
   // Numbers from -0.2 to 0.2.
@@ -110,20 +121,22 @@ struct Example {
 
 int main() {
   int wrong = 0;
-  for (const ptrdiff_t rows : {4, 40}) {
-    Example alone(rows);
-    alone.run([](std::function<void()>) {}, 1);
-    Pool pool(3);
-    std::vector<std::thread> callers;
-    std::vector<Example> examples(20, Example(rows));
-    for (int caller = 0; caller < 4; ++caller) {
-      callers.emplace_back([&, caller] {
-        for (size_t i = caller; i < examples.size(); i += 4) examples[i].run(pool.schedule(), 4);
-      });
+  for (const Cell cell : {Cell::kLstm, Cell::kPeepholeLstm}) {
+    for (const ptrdiff_t rows : {4, 40}) {
+      Example alone(cell, rows);
+      alone.run([](std::function<void()>) {}, 1);
+      Pool pool(3);
+      std::vector<std::thread> callers;
+      std::vector<Example> examples(20, Example(cell, rows));
+      for (int caller = 0; caller < 4; ++caller) {
+        callers.emplace_back([&, caller] {
+          for (size_t i = caller; i < examples.size(); i += 4) examples[i].run(pool.schedule(), 4);
+        });
+      }
+      for (std::thread& caller : callers) caller.join();
+      for (const Example& example : examples) wrong += !(example == alone);
     }
-    for (std::thread& caller : callers) caller.join();
-    for (const Example& example : examples) wrong += !(example == alone);
   }
-  std::printf("%d of 40 results differ from those of one thread\n", wrong);
+  std::printf("%d of 80 results differ from those of one thread\n", wrong);
   return wrong != 0;
 }

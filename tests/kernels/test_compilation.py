@@ -51,9 +51,11 @@ def test_jit_with_the_cell_as_static_argument_compiles_once(kernel: str) -> None
 
 
 def test_default_kernel_is_the_first_that_does_not_refuse() -> None:
-    given = cases.data(cases.PEEPHOLE.cell)
+    given = cases.data(cases.LEARNED_START.cell)
     program = lambda name: str(
-        jax.make_jaxpr(jax.grad(lambda xs: loss(cases.PEEPHOLE.cell, name, given.params, xs, given.carry)))(given.xs)
+        jax.make_jaxpr(jax.grad(lambda xs: loss(cases.LEARNED_START.cell, name, given.params, xs, given.carry)))(
+            given.xs
+        )
     )
     # Of the kernels of this machine, `native` does not know this cell.
     assert program(None) == program("fused") == program(("fused", "scan"))
@@ -76,7 +78,7 @@ def test_checkpoint_stores_less(kernel: str) -> None:
 
 @pytest.mark.parametrize("kernel", ["fused", "scan"])
 def test_unroll_reaches_the_loop(kernel: str) -> None:
-    cell = cases.PEEPHOLE.cell
+    cell = cases.LEARNED_START.cell
     params, xs, carry = cases.data(cell)
     number = lambda xs: loss(cell, kernel, params, xs, carry)
     unrolled = lambda xs: jnp.sum(rj.unroll(cell, params, xs, carry, unroll=3, implementation=kernel)[1])

@@ -95,7 +95,7 @@ def test_jit_changes_nothing(kernel: str) -> None:
 
 @pytest.mark.parametrize("kind", [np.asarray, jnp.asarray, list], ids=["numpy", "jax", "list"])
 def test_lengths_fixed_outside_of_jit_are_allowed_within(kind: Any) -> None:
-    case = cases.PEEPHOLE
+    case = cases.LEARNED_START
     params, xs, carry = cases.data(case.cell)
     lengths = kind([0, 4, 6])
     run = lambda xs: rj.unroll(case.cell, params, xs, carry, lengths=lengths)

@@ -28,7 +28,7 @@ def value_and_gradients(hoist: bool | None, cell: Any) -> Any:
     return jax.jit(jax.value_and_grad(loss, has_aux=True))(arguments)
 
 
-@pytest.mark.parametrize("name", ["peephole_lstm", "mgu"])
+@pytest.mark.parametrize("name", ["learned_start", "mgu"])
 def test_hoisted_projection_changes_nothing(name: str) -> None:
     cell = next(case.cell for case in cases.CASES if case.name == name)
     # One matmul over all steps or one a step: float64 sums of three terms in the same order, or another.
@@ -36,7 +36,7 @@ def test_hoisted_projection_changes_nothing(name: str) -> None:
 
 
 def test_hoisted_projection_is_one_matmul_before_the_loop() -> None:
-    cell = cases.PEEPHOLE.cell
+    cell = cases.LEARNED_START.cell
     given = cases.data(cell)
 
     def dots_in_forward_loop(hoist: bool) -> int:
@@ -48,7 +48,7 @@ def test_hoisted_projection_is_one_matmul_before_the_loop() -> None:
 
 
 def test_default_hoist_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    cell = cases.PEEPHOLE.cell
+    cell = cases.LEARNED_START.cell
     given = cases.data(cell)
     run = lambda xs, hoist: fused.run(cell, Inputs(given.params, xs, given.carry), Options(), hoist=hoist).ys
     program = lambda hoist: str(jax.make_jaxpr(lambda xs: jax.vjp(lambda xs: run(xs, hoist), xs)[0])(given.xs))

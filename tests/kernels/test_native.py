@@ -25,6 +25,8 @@ CELLS: dict[str, tuple[Any, dict[str, Any], oracles.Step]] = {
     "rnn_relu": (rj.RNN, {"activation": "relu"}, oracles.rnn_relu),
     "lstm": (rj.LSTM, {}, oracles.lstm),
     "gru_after": (rj.GRU, {}, oracles.gru_after),
+    "peephole_lstm": (rj.PeepholeLSTM, {}, oracles.peephole_lstm),
+    "coupled_lstm": (rj.CoupledLSTM, {}, oracles.coupled_lstm),
 }
 over_cells = pytest.mark.parametrize("name", CELLS)
 
@@ -149,9 +151,10 @@ def test_vmap_over_rows_is_one_call_of_more_rows() -> None:
 
 
 @built
-def test_calls_from_many_threads_at_once_give_the_same() -> None:
+@pytest.mark.parametrize("name", ["lstm", "peephole_lstm"])
+def test_calls_from_many_threads_at_once_give_the_same(name: str) -> None:
     # So much work that calls ask for helpers, of a pool that all share.
-    cell = make("lstm", 64)
+    cell = make(name, 64)
     params, xs, _ = cases.data(cell, (4,), 50)
     run = jax.jit(
         lambda xs: jax.value_and_grad(lambda p: rj.unroll(cell, p, xs, implementation="native")[1].sum())(params)
@@ -239,7 +242,8 @@ def reason(cell: Any, **changes: Any) -> str | None:
 @built
 def test_a_subclass_runs_as_long_as_its_equations_are_those_of_the_library() -> None:
     assert reason(Renamed(4)) is None
-    assert reason(Changed(4)) == f"{Changed(4)!r} is not among its cells: RNN (tanh, relu), LSTM, GRU(reset='after')"
+    cells = "RNN (tanh, relu), LSTM, PeepholeLSTM, CoupledLSTM, GRU(reset='after')"
+    assert reason(Changed(4)) == f"{Changed(4)!r} is not among its cells: {cells}"
 
 
 @built
@@ -249,6 +253,7 @@ def test_refusals_say_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "not among its cells" in str(reason(rj.GRU(4, reset="before")))
     params = cases.data(rj.LSTM(4)).params
     assert reason(rj.LSTM(4), params=params._replace(w_h=params.w_h[:3])) == "params.w_h is not an array [4, 16]"
+    assert reason(rj.PeepholeLSTM(4), params=params) == "params.p_i is not an array [4]"
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert reason(rj.LSTM(4)) == "it runs on a CPU, and the default device is a gpu"
 

@@ -100,7 +100,7 @@ def test_carries_are_an_addition_to_the_same_result(case: Case, kernel: str) -> 
 
 
 def test_default_carry_is_the_initial_one() -> None:
-    case = cases.PEEPHOLE
+    case = cases.LEARNED_START
     given = cases.data(case.cell)
     initial = case.cell.initial_carry(given.params, cases.BATCH)
     assert float(jnp.abs(initial.c).max()) > 0

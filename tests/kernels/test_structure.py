@@ -32,8 +32,21 @@ class Written(rj.PointwiseCell):
         return carry._replace(h=h), y
 
 
-ADDITIVE = {"rnn_tanh": True, "rnn_relu": True, "lstm": True, "gru_after": False, "peephole_lstm": True, "mgu": False}
-USED = {"gru_after": (False, False, False, True), "peephole_lstm": (False, False, False, True, True, True, False)}
+ADDITIVE = {
+    "rnn_tanh": True,
+    "rnn_relu": True,
+    "lstm": True,
+    "peephole_lstm": True,
+    "coupled_lstm": True,
+    "gru_after": False,
+    "learned_start": True,
+    "mgu": False,
+}
+USED = {
+    "peephole_lstm": (False, False, False, True, True, True),
+    "gru_after": (False, False, False, True),
+    "learned_start": (False, False, False, True, True, True, False),
+}
 
 
 @pytest.mark.parametrize("name", ADDITIVE)

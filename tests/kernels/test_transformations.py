@@ -16,7 +16,8 @@ from tests import cases
 AGAINST_SCAN = 1e-12
 
 CELLS = {
-    "peephole_lstm": cases.PeepholeLSTM(2, param_dtype=jnp.float64),
+    "learned_start": cases.LearnedStart(2, param_dtype=jnp.float64),
+    "peephole_lstm": rj.PeepholeLSTM(2, param_dtype=jnp.float64),
     "lstm": rj.LSTM(2, param_dtype=jnp.float64),
     "gru_after": rj.GRU(2, param_dtype=jnp.float64),
 }
@@ -178,11 +179,11 @@ SECOND_ORDER = ("reverse_over_forward", "reverse_over_reverse")
 
 
 def over_all_that_a_kernel_runs() -> list[Any]:
-    """Every transformation of the case that has all, or of an LSTM where a kernel refuses that, and some of a GRU."""
+    """Every transformation of the case that has the most of those that a kernel runs, and some of a GRU."""
     return [
         pytest.param(name, cell, kernel.NAME, marks=cases.skip_for(cases.refusal(CELLS[cell], kernel)))
         for kernel in cases.OTHERS
-        for cell in ("lstm" if cases.refusal(cases.PEEPHOLE.cell, kernel) else "peephole_lstm", "gru_after")
+        for cell in (cases.richest(kernel.NAME).name, "gru_after")
         for name in (SECOND_ORDER if cell == "gru_after" else TRANSFORMATIONS)
     ]
 

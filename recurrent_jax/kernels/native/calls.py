@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -82,12 +83,19 @@ def forward(kind: Kind, save: bool, return_carries: bool) -> Function:
             "forward",
             kind,
             xs.dtype,
-            [xs, *weights, carries.h, carries.initial_h],
-            [carries.c, carries.initial_c],
+            [xs, weights.w_x, weights.w_h, carries.h, carries.initial_h],
+            [weights.b, weights.b_n, weights.peepholes, carries.c, carries.initial_c],
             flags,
-            [(time, rows, kind.gates * units) if save else None, every if save and kind.has_extra else None, every],
-            [every if kind.has_c and (save or return_carries) else None, (rows, units) if kind.has_c else None],
-            packed=library.packed_size(kind.cell, xs.dtype, (time, rows, features, units), backward=False),
+            [
+                (time, rows, kind.cell.gates * units) if save else None,
+                every if save and kind.cell.has_extra else None,
+                every,
+            ],
+            [
+                every if kind.cell.has_c and (save or return_carries) else None,
+                (rows, units) if kind.cell.has_c else None,
+            ],
+            packed=(time, rows, features, units),
         )
         return Saved(gates, extra, hs, cs), c_last
 
@@ -96,13 +104,14 @@ def forward(kind: Kind, save: bool, return_carries: bool) -> Function:
 
 @functools.cache
 def backward(kind: Kind) -> Function:
-    """The function `(w_h, (saved, flags, d_ys, d_hs, d_cs), (carries, dh, dc)) -> ((d_gates, d_extra), d_carries)`.
+    """The function `(weights, (saved, flags, d_ys, d_hs, d_cs), (carries, dh, dc)) -> ((d_gates, d_extra), d_carries)`.
 
-    `d_ys`, `d_hs` and `d_cs` are the cotangents of the outputs and of the carries after each step, `dh` and `dc` those
-    of the last carry, `d_carries` those of all of `carries`.
+    `weights` are `w_h` and `peepholes`. `d_ys`, `d_hs` and `d_cs` are the cotangents of the outputs and of the carries
+    after each step, `dh` and `dc` those of the last carry, `d_carries` those of all of `carries`.
     """
 
-    def function(w_h: Array, steps: Any, rows: Any) -> tuple[Any, Carries]:
+    def function(weights: tuple[Array, Array | None], steps: Any, rows: Any) -> tuple[Any, Carries]:
+        w_h, peepholes = weights
         saved, flags, d_ys, d_hs, d_cs = steps
         carries, dh, dc = rows
         shape = lambda array: None if array is None else array.shape
@@ -111,13 +120,13 @@ def backward(kind: Kind) -> Function:
             kind,
             w_h.dtype,
             [w_h, saved.gates, saved.extra, saved.hs, d_ys, d_hs, carries.h, carries.initial_h],
-            [saved.cs, d_cs, dh, dc, carries.c, carries.initial_c],
+            [peepholes, saved.cs, d_cs, dh, dc, carries.c, carries.initial_c],
             flags,
             [shape(saved.gates), shape(saved.extra)],
             [shape(dh), shape(dc), shape(carries.initial_h), shape(carries.initial_c)],
-            packed=library.packed_size(kind.cell, w_h.dtype, (*d_ys.shape[:2], 0, w_h.shape[0]), backward=True),
+            packed=(*d_ys.shape[:2], 0, w_h.shape[0]),
             # Gradients are written over what they are the gradients of.
-            aliases={1: 0, 2: 1, 10: 2, 11: 3},
+            aliases={1: 0, 2: 1, 11: 2, 12: 3},
         )
         return (d_gates, d_extra), Carries(dh, dc, d_initial_h, d_initial_c)
 
@@ -125,27 +134,57 @@ def backward(kind: Kind) -> Function:
 
 
 @functools.cache
+def inputs(kind: Kind) -> Function:
+    """The function `(w_x, (d_gates, flags), ()) -> (d_xs, ())`."""
+
+    def function(w_x: Array, steps: tuple[Array, Flags], rows: tuple[()]) -> tuple[Array, tuple[()]]:
+        d_gates, flags = steps
+        time, batch, columns = d_gates.shape
+        features = w_x.shape[0]
+        (d_xs,) = _call(
+            "inputs",
+            kind,
+            w_x.dtype,
+            [w_x, d_gates],
+            [],
+            flags,
+            [(time, batch, features)],
+            [],
+            packed=(time, batch, features, columns // kind.cell.gates),
+        )
+        return d_xs, rows
+
+    return _folded(compiled_or_portable(function, portable.inputs(kind)))
+
+
+@functools.cache
 def gradient(kind: Kind) -> Callable[[Any, Carries], Weights]:
-    """The function `((xs, hs, flags, d_gates, d_extra), carries) -> Weights` of the weights' gradients.
+    """The function `((xs, hs, cs, flags, d_gates, d_extra), carries) -> Weights` of the weights' gradients.
 
     What it returns belongs to no row, so that a `vmap` over rows is many calls.
     """
 
     def function(steps: Any, carries: Carries) -> Weights:
-        xs, hs, flags, d_gates, d_extra = steps
+        xs, hs, cs, flags, d_gates, d_extra = steps
         features, units = xs.shape[-1], hs.shape[-1]
-        columns = kind.gates * units
-        d_w_x, d_b, d_w_h, d_b_n = _call(
+        columns = kind.cell.gates * units
+        d_w_x, d_b, d_w_h, d_b_n, d_peepholes = _call(
             "gradient",
             kind,
             xs.dtype,
             [xs, d_gates, d_extra, hs, carries.h, carries.initial_h],
-            [],
+            [cs, carries.c, carries.initial_c],
             flags,
             [],
-            [(features, columns), (columns,), (units, columns), (units,) if kind.has_extra else None],
+            [
+                (features, columns),
+                (columns,),
+                (units, columns),
+                (units,) if kind.cell.has_extra else None,
+                (3, units) if kind.cell.has_peepholes else None,
+            ],
         )
-        return Weights(d_w_x, d_b, d_w_h, d_b_n)
+        return Weights(d_w_x, d_b, d_w_h, d_b_n, d_peepholes)
 
     call = custom_vmap(compiled_or_portable(function, portable.gradient(kind)))
 
@@ -166,14 +205,14 @@ def _call(
     results: list[Shape],
     exact_results: list[Shape],
     *,
-    packed: int | None = None,
+    packed: tuple[int, int, int, int] | None = None,
     aliases: dict[int, int] | None = None,
 ) -> list[Any]:
     """Calls compiled code with arrays without elements for None, and with room for packed weights at the end.
 
     Args:
       dtype: of `operands` and `results`; `exact` and `exact_results` are of its accumulator's.
-      packed: bytes of packed weights; None where there are none.
+      packed: T, B, D and H of a call that packs weights; None for one that does not.
       aliases: which argument lies where which result will.
     """
     given = next(a for a in operands if a is not None)
@@ -190,9 +229,12 @@ def _call(
     like = lambda shape, dtype: _like(given, (0,) if shape is None else shape, dtype)
     out_types = [like(shape, dtype) for shape in results] + [like(shape, exactly) for shape in exact_results]
     if packed is not None:
-        out_types.append(like((packed,), np.uint8))
+        # A size that is left open occurs in export, where compiled code does not go.
+        is_open = any(jax.export.is_symbolic_dim(size) for size in packed)
+        size = 0 if is_open else library.packed_size(kind.cell.number, direction, dtype, packed)
+        out_types.append(like((size,), np.uint8))
     call = jax.ffi.ffi_call(library.target(direction, dtype.name), out_types, input_output_aliases=aliases)
-    out = call(*arguments, cell=np.int64(kind.cell), reverse=kind.reverse)
+    out = call(*arguments, cell=np.int64(kind.cell.number), reverse=kind.reverse)
     return [None if shape is None else a for shape, a in zip([*results, *exact_results], out, strict=False)]
 
 

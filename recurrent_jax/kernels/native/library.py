@@ -13,6 +13,8 @@ import numpy as np
 
 FILE = "librecurrent_jax_native.so"
 DTYPES = ("float32", "float64", "bfloat16")
+# What a call computes, the first three as numbered in src/problem.h.
+DIRECTIONS = ("forward", "backward", "inputs", "gradient")
 HOW_TO_BUILD = "install a C++17 compiler, then recurrent_jax anew (pip install --force-reinstall --no-deps)"
 
 
@@ -53,12 +55,12 @@ def load() -> Library:
     # XLA would refuse with the first computation, whatever it is, and the whole CPU with it.
     if code.RecurrentJaxApi() > _api_of_xla():
         return Library(None, f"built for a newer JAX than {jax.__version__}: {HOW_TO_BUILD}")
-    for direction in ("Forward", "Backward", "Gradient"):
+    for direction in DIRECTIONS:
         for dtype in DTYPES:
-            handler = jax.ffi.pycapsule(getattr(code, f"RecurrentJax{direction}_{dtype}"))
-            jax.ffi.register_ffi_target(target(direction.lower(), dtype), handler, platform="cpu")
+            handler = jax.ffi.pycapsule(getattr(code, f"RecurrentJax_{direction}_{dtype}"))
+            jax.ffi.register_ffi_target(target(direction, dtype), handler, platform="cpu")
     code.RecurrentJaxPackedSize.restype = ctypes.c_int64
-    code.RecurrentJaxPackedSize.argtypes = [ctypes.c_int64] * 6 + [ctypes.c_bool]
+    code.RecurrentJaxPackedSize.argtypes = [ctypes.c_int64] * 7
     code.RecurrentJaxInstructionSet.restype = ctypes.c_char_p
     return Library(code, None)
 
@@ -75,8 +77,8 @@ def target(direction: str, dtype: str) -> str:
     return f"recurrent_jax_{direction}_{dtype}"
 
 
-def packed_size(cell: int, dtype: np.dtype, shape: tuple[int, int, int, int], *, backward: bool) -> int:
+def packed_size(cell: int, direction: str, dtype: np.dtype, shape: tuple[int, int, int, int]) -> int:
     """How many bytes the packed weights of a call take; its shape is T, B, D, H."""
     code = load().code
     assert code is not None
-    return int(code.RecurrentJaxPackedSize(cell, 8 * dtype.itemsize, *shape, backward))
+    return int(code.RecurrentJaxPackedSize(cell, 8 * dtype.itemsize, DIRECTIONS.index(direction), *shape))

@@ -4,28 +4,45 @@ Containers go by where the rows of the batch are: weights have none, what belong
 `[T, B, ...]`, and what belongs to carries first, `[B, ...]`. None stands for what a call has no use for.
 """
 
-import enum
 from typing import Any, NamedTuple
 
 from recurrent_jax.cells.base import Array
 
 
-class Cell(enum.IntEnum):
-    """The cells, as numbered in src/problem.h."""
+class Cell(NamedTuple):
+    """A cell that is compiled.
 
-    TANH = 0
-    RELU = 1
-    LSTM = 2
-    GRU = 3
+    Attributes:
+      number: as in src/problem.h.
+      gates: G.
+      has_c: the carry has a second half, as the LSTM's has.
+      has_extra: a gate acts behind the recurrent matmul, as in the GRU.
+      has_peepholes: three gates see `c`.
+    """
+
+    number: int
+    gates: int
+    has_c: bool = False
+    has_extra: bool = False
+    has_peepholes: bool = False
+
+
+TANH = Cell(0, gates=1)
+RELU = Cell(1, gates=1)
+LSTM = Cell(2, gates=4, has_c=True)
+GRU = Cell(3, gates=3, has_extra=True)
+PEEPHOLE_LSTM = Cell(4, gates=4, has_c=True, has_peepholes=True)
+COUPLED_LSTM = Cell(5, gates=3, has_c=True)
 
 
 class Weights(NamedTuple):
-    """`w_x [D, GH]`, `b [GH]`, `w_h [H, GH]`, and the GRU's `b_n [H]`."""
+    """`w_x [D, GH]`, `b [GH]`, `w_h [H, GH]`, the GRU's `b_n [H]`, and the LSTM's `peepholes [3, H]` of i, f and o."""
 
     w_x: Array
     b: Array
     w_h: Array
     b_n: Array | None
+    peepholes: Array | None
 
 
 class Carries(NamedTuple):
@@ -58,24 +75,7 @@ class Saved(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """What is fixed when a call is compiled.
-
-    Attributes:
-      cell: which one.
-      gates: G.
-      reverse: the last step first.
-    """
+    """What is fixed when a call is compiled: the cell, and whether the last step comes first."""
 
     cell: Cell
-    gates: int
     reverse: bool
-
-    @property
-    def has_c(self) -> bool:
-        """Whether the carry has a second half, as the LSTM's has."""
-        return self.cell == Cell.LSTM
-
-    @property
-    def has_extra(self) -> bool:
-        """Whether a gate acts behind the recurrent matmul, as in the GRU."""
-        return self.cell == Cell.GRU

@@ -27,30 +27,15 @@ struct Backward {
   }
   static ptrdiff_t packed_size(ptrdiff_t units) { return panels(units) * panel_size(units) * sizeof(P); }
 
-  // A panel has columns of W_h^T: for each of the share's units, its row of W_h.
+  // A panel has columns of W_h^T: for each of its units, that unit's row of W_h.
   static void pack(const Problem<T, E>& q, const Share& share) {
-    const ptrdiff_t plain = kPlain * q.units;
+    const ptrdiff_t plain = kPlain * q.units, columns = G * q.units;
     for (ptrdiff_t p = share.panel_begin; p < share.panel_end; ++p) {
       P* panel = static_cast<P*>(q.panels) + p * panel_size(q.units);
-      transpose(q, p * kUnits, 0, plain, panel);
-      if constexpr (C::kHasExtra) transpose(q, p * kUnits, plain, q.units, panel + Panel::size(plain));
-    }
-  }
-
-  // panel [k][unit] = W_h [first unit + unit][first column + k].
-  static void transpose(const Problem<T, E>& q, ptrdiff_t first_unit, ptrdiff_t first_column, ptrdiff_t depth,
-                        P* panel) {
-    const ptrdiff_t here = smaller(kUnits, q.units - first_unit);
-    constexpr int kPair = Panel::kPair;
-    // Few k at a time: what is written stays in the first cache until its lines are full.
-    for (ptrdiff_t begin = 0; begin < depth; begin += 32) {
-      const ptrdiff_t end = smaller(begin + 32, Panel::size(depth) / kUnits);
-      for (ptrdiff_t u = 0; u < kUnits; ++u) {
-        const E* row = q.w_h + (first_unit + u) * G * q.units + first_column;
-        for (ptrdiff_t k = begin; k < end; ++k)
-          panel[k / kPair * kPair * kUnits + u * kPair + k % kPair] =
-              u < here && k < depth ? convert<P>(row[k]) : P{};
-      }
+      const E* first = q.w_h + p * kUnits * columns;
+      const ptrdiff_t here = smaller(kUnits, q.units - p * kUnits);
+      Panel::transpose(first, columns, here, plain, panel);
+      if constexpr (C::kHasExtra) Panel::transpose(first + plain, columns, here, q.units, panel + Panel::size(plain));
     }
   }
 
@@ -58,13 +43,12 @@ struct Backward {
   struct Scratch {
     const E **gates, **extras;
     T **targets, *sums;
-    Scratch(const Problem<T, E>& q, const Share& share, Arena& arena) {
+    Scratch(const Problem<T, E>&, const Share& share, Arena& arena) {
       const ptrdiff_t rows = share.row_end - share.row_begin;
       gates = arena.take<const E*>(rows);
       extras = arena.take<const E*>(rows);
       targets = arena.take<T*>(rows);
       sums = arena.take<T>(kPassing * kUnits);
-      (void)q;
     }
   };
 
@@ -83,6 +67,7 @@ struct Backward {
       place.h = q.hs + at;
       place.dh = q.dh + row;
       if constexpr (C::kHasExtra) place.extra = q.extra + at;
+      if constexpr (C::kHasPeepholes) place.peepholes = q.peepholes;
       if constexpr (C::kHasC) {
         place.c_before = is_reset ? q.initial_c + row : s ? q.cs + last : q.c0 + row;
         place.c = q.cs + at;

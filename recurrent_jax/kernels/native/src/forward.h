@@ -118,6 +118,7 @@ struct Forward {
       place.c_before = !s ? q.c0 + row : q.cs ? q.cs + last : q.c_last + row;
       place.c = q.cs ? q.cs + at : q.c_last + row;
     }
+    if constexpr (C::kHasPeepholes) place.peepholes = q.peepholes;
     if (q.keep && !q.keep[t * q.rows + b]) {
       copy(place.h_before + first, wide, place.h + first);
       if (place.c != place.c_before) copy(place.c_before + first, wide, place.c + first);

@@ -73,67 +73,85 @@ struct Handlers {
   using ExactOut = ffi::Result<Exact>;
   using Panels = ffi::Result<ffi::Buffer<ffi::U8>>;
 
-  static ffi::Error forward(ffi::ThreadPool pool, int64_t cell, bool reverse, In xs, In w_x, In bias, In w_h, In bias_n,
-                            In h0, In initial_h, Exact c0, Exact initial_c, Flags keep, Flags reset, Out gates,
-                            Out extra, Out hs, ExactOut cs, ExactOut c_last, Panels panels) {
-    Problem<T, E> q = {};
-    q.reverse = reverse;
+  static ffi::Error forward(ffi::ThreadPool pool, int64_t cell, bool reverse, In xs, In w_x, In w_h, In h0,
+                            In initial_h, Exact bias, Exact bias_n, Exact peepholes, Exact c0, Exact initial_c,
+                            Flags keep, Flags reset, Out gates, Out extra, Out hs, ExactOut cs, ExactOut c_last,
+                            Panels panels) {
+    Problem<T, E> q = problem(reverse, h0, c0, initial_h, initial_c, keep, reset);
     q.steps = xs.dimensions()[0], q.rows = xs.dimensions()[1], q.features = xs.dimensions()[2];
     q.units = h0.dimensions()[1];
-    q.xs = data<E>(xs), q.w_x = data<E>(w_x), q.w_h = data<E>(w_h), q.bias = data<E>(bias), q.bias_n = data<E>(bias_n);
-    q.h0 = data<E>(h0), q.c0 = data<T>(c0), q.initial_h = data<E>(initial_h), q.initial_c = data<T>(initial_c);
-    q.keep = data<uint8_t>(keep), q.reset = data<uint8_t>(reset);
+    q.xs = data<E>(xs), q.w_x = data<E>(w_x), q.w_h = data<E>(w_h);
+    q.bias = data<T>(bias), q.bias_n = data<T>(bias_n), q.peepholes = data<T>(peepholes);
     q.gates = data<E>(*gates), q.extra = data<E>(*extra), q.hs = data<E>(*hs);
     q.cs = data<T>(*cs), q.c_last = data<T>(*c_last), q.panels = panels->untyped_data();
     use_large_pages(gates), use_large_pages(extra), use_large_pages(hs), use_large_pages(cs), use_large_pages(panels);
-    return result(run_shares(schedule_on(pool), pool.num_threads(), functions<T, E>(cell), q, false));
+    return run(pool, cell, q, Direction::kForward);
   }
 
   static ffi::Error backward(ffi::ThreadPool pool, int64_t cell, bool reverse, In w_h, In gates, In extra, In hs,
-                             In d_ys, In d_hs, In h0, In initial_h, Exact cs, Exact d_cs, Exact dh, Exact dc, Exact c0,
-                             Exact initial_c, Flags keep, Flags reset, Out d_gates, Out d_extra, ExactOut d_h0,
-                             ExactOut d_c0, ExactOut d_initial_h, ExactOut d_initial_c, Panels panels) {
-    Problem<T, E> q = {};
-    q.reverse = reverse;
+                             In d_ys, In d_hs, In h0, In initial_h, Exact peepholes, Exact cs, Exact d_cs, Exact dh,
+                             Exact dc, Exact c0, Exact initial_c, Flags keep, Flags reset, Out d_gates, Out d_extra,
+                             ExactOut d_h0, ExactOut d_c0, ExactOut d_initial_h, ExactOut d_initial_c, Panels panels) {
+    Problem<T, E> q = problem(reverse, h0, c0, initial_h, initial_c, keep, reset);
     q.steps = hs.dimensions()[0], q.rows = hs.dimensions()[1], q.units = hs.dimensions()[2];
-    q.w_h = data<E>(w_h), q.hs = data<E>(hs), q.cs = data<T>(cs);
+    q.w_h = data<E>(w_h), q.peepholes = data<T>(peepholes), q.hs = data<E>(hs), q.cs = data<T>(cs);
     q.gates = over<E>(gates, d_gates), q.extra = over<E>(extra, d_extra);
     q.dh = over<T>(dh, d_h0), q.dc = over<T>(dc, d_c0);
     q.d_ys = data<E>(d_ys), q.d_hs = data<E>(d_hs), q.d_cs = data<T>(d_cs);
-    q.h0 = data<E>(h0), q.c0 = data<T>(c0), q.initial_h = data<E>(initial_h), q.initial_c = data<T>(initial_c);
-    q.keep = data<uint8_t>(keep), q.reset = data<uint8_t>(reset);
     q.d_initial_h = data<T>(*d_initial_h), q.d_initial_c = data<T>(*d_initial_c);
     std::fill_n(q.d_initial_h, d_initial_h->element_count(), T(0));
     std::fill_n(q.d_initial_c, d_initial_c->element_count(), T(0));
     q.panels = panels->untyped_data();
     use_large_pages(panels);
-    return result(run_shares(schedule_on(pool), pool.num_threads(), functions<T, E>(cell), q, true));
+    return run(pool, cell, q, Direction::kBackward);
+  }
+
+  static ffi::Error inputs(ffi::ThreadPool pool, int64_t cell, bool reverse, In w_x, In d_gates, Flags keep,
+                           Flags reset, Out d_xs, Panels panels) {
+    Problem<T, E> q = {};
+    q.reverse = reverse, q.keep = data<uint8_t>(keep), q.reset = data<uint8_t>(reset);
+    q.steps = d_xs->dimensions()[0], q.rows = d_xs->dimensions()[1], q.features = d_xs->dimensions()[2];
+    q.units = d_gates.dimensions()[2] / functions<T, E>(cell).gates;
+    q.w_x = data<E>(w_x), q.gates = data<E>(d_gates), q.d_xs = data<E>(*d_xs);
+    q.panels = panels->untyped_data();
+    use_large_pages(d_xs), use_large_pages(panels);
+    return run(pool, cell, q, Direction::kInputs);
   }
 
   static ffi::Error gradient(ffi::ThreadPool pool, int64_t cell, bool reverse, In xs, In d_gates, In d_extra, In hs,
-                             In h0, In initial_h, Flags keep, Flags reset, ExactOut d_w_x, ExactOut d_bias,
-                             ExactOut d_w_h, ExactOut d_bias_n) {
-    Problem<T, E> q = {};
-    q.reverse = reverse;
+                             In h0, In initial_h, Exact cs, Exact c0, Exact initial_c, Flags keep, Flags reset,
+                             ExactOut d_w_x, ExactOut d_bias, ExactOut d_w_h, ExactOut d_bias_n,
+                             ExactOut d_peepholes) {
+    Problem<T, E> q = problem(reverse, h0, c0, initial_h, initial_c, keep, reset);
     q.steps = xs.dimensions()[0], q.rows = xs.dimensions()[1], q.features = xs.dimensions()[2];
     q.units = hs.dimensions()[2];
-    q.xs = data<E>(xs), q.gates = data<E>(d_gates), q.extra = data<E>(d_extra), q.hs = data<E>(hs);
-    q.h0 = data<E>(h0), q.initial_h = data<E>(initial_h);
-    q.keep = data<uint8_t>(keep), q.reset = data<uint8_t>(reset);
+    q.xs = data<E>(xs), q.gates = data<E>(d_gates), q.extra = data<E>(d_extra), q.hs = data<E>(hs), q.cs = data<T>(cs);
     q.d_w_x = data<T>(*d_w_x), q.d_bias = data<T>(*d_bias), q.d_w_h = data<T>(*d_w_h);
-    q.d_bias_n = data<T>(*d_bias_n);
+    q.d_bias_n = data<T>(*d_bias_n), q.d_peepholes = data<T>(*d_peepholes);
     return result(run_gradient(schedule_on(pool), pool.num_threads(), functions<T, E>(cell), q));
   }
 
   static auto forward_binding() {
-    return panels(results<Exact, 2>(results<In, 3>(flags(args<Exact, 2>(args<In, 7>(context()))))));
+    return panels(results<Exact, 2>(results<In, 3>(flags(args<Exact, 5>(args<In, 5>(context()))))));
   }
   static auto backward_binding() {
-    return panels(results<Exact, 4>(results<In, 2>(flags(args<Exact, 6>(args<In, 8>(context()))))));
+    return panels(results<Exact, 4>(results<In, 2>(flags(args<Exact, 7>(args<In, 8>(context()))))));
   }
-  static auto gradient_binding() { return results<Exact, 4>(flags(args<In, 6>(context()))); }
+  static auto inputs_binding() { return panels(results<In, 1>(flags(args<In, 2>(context())))); }
+  static auto gradient_binding() { return results<Exact, 5>(flags(args<Exact, 3>(args<In, 6>(context())))); }
 
  private:
+  // What most have in common.
+  static Problem<T, E> problem(bool reverse, In h0, Exact c0, In initial_h, Exact initial_c, Flags keep, Flags reset) {
+    Problem<T, E> q = {};
+    q.reverse = reverse;
+    q.h0 = data<E>(h0), q.c0 = data<T>(c0), q.initial_h = data<E>(initial_h), q.initial_c = data<T>(initial_c);
+    q.keep = data<uint8_t>(keep), q.reset = data<uint8_t>(reset);
+    return q;
+  }
+  static ffi::Error run(ffi::ThreadPool& pool, int64_t cell, const Problem<T, E>& q, Direction direction) {
+    return result(run_shares(schedule_on(pool), pool.num_threads(), functions<T, E>(cell), q, direction));
+  }
   // Binds kCount arguments, or results, of one kind. XLA's bindings can't be moved, only handed on.
   template <class A, int kCount, class Binding>
   static auto args(Binding&& binding) {
@@ -167,22 +185,26 @@ using OfBfloat16 = Handlers<float, Bfloat16, ffi::F32, ffi::BF16>;
 // All that the library shows.
 #pragma GCC visibility push(default)
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(RecurrentJaxForward_float32, Of32::forward, Of32::forward_binding());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(RecurrentJaxForward_float64, Of64::forward, Of64::forward_binding());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(RecurrentJaxForward_bfloat16, OfBfloat16::forward, OfBfloat16::forward_binding());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(RecurrentJaxBackward_float32, Of32::backward, Of32::backward_binding());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(RecurrentJaxBackward_float64, Of64::backward, Of64::backward_binding());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(RecurrentJaxBackward_bfloat16, OfBfloat16::backward, OfBfloat16::backward_binding());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(RecurrentJaxGradient_float32, Of32::gradient, Of32::gradient_binding());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(RecurrentJaxGradient_float64, Of64::gradient, Of64::gradient_binding());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(RecurrentJaxGradient_bfloat16, OfBfloat16::gradient, OfBfloat16::gradient_binding());
+#define RJ_HANDLERS(dtype, Of)                                                                                 \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(RecurrentJax_forward_##dtype, Of::forward, Of::forward_binding());             \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(RecurrentJax_backward_##dtype, Of::backward, Of::backward_binding());          \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(RecurrentJax_inputs_##dtype, Of::inputs, Of::inputs_binding());                \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(RecurrentJax_gradient_##dtype, Of::gradient, Of::gradient_binding())
+
+RJ_HANDLERS(float32, Of32);
+RJ_HANDLERS(float64, Of64);
+RJ_HANDLERS(bfloat16, OfBfloat16);
 
 // Bytes that a call's result `panels` holds, for numbers of `bits` bits.
-extern "C" int64_t RecurrentJaxPackedSize(int64_t cell, int64_t bits, int64_t steps, int64_t rows, int64_t features,
-                                          int64_t units, bool backward) {
-  const auto size = [&](const auto& code) { return code.packed_size(steps, rows, features, units, backward); };
-  if (bits == 64) return size(functions<double, double>(cell));
-  return bits == 32 ? size(functions<float, float>(cell)) : size(functions<float, Bfloat16>(cell));
+extern "C" int64_t RecurrentJaxPackedSize(int64_t cell, int64_t bits, int64_t direction, int64_t steps, int64_t rows,
+                                          int64_t features, int64_t units) {
+  const auto size = [&](auto problem, const auto& code) {
+    problem.steps = steps, problem.rows = rows, problem.features = features, problem.units = units;
+    return code.packed_size(problem, static_cast<Direction>(direction));
+  };
+  if (bits == 64) return size(Problem<double, double>{}, functions<double, double>(cell));
+  if (bits == 32) return size(Problem<float, float>{}, functions<float, float>(cell));
+  return size(Problem<float, Bfloat16>{}, functions<float, Bfloat16>(cell));
 }
 
 // The version of XLA's interface that this was built with. XLA runs what is older than itself.

@@ -8,14 +8,15 @@ namespace {
 
 template <class T, class E>
 struct Place {
-  E* gates;          // G vectors, `stride` apart, or null
+  E* gates;            // G vectors, `stride` apart, or null
   ptrdiff_t stride;
   E* extra;
   const E* h_before;
   const T* c_before;
+  const T* peepholes;  // of i, f and o, `stride` apart, or null
   E* h;
   T* c;
-  T *dh, *dc;        // cotangents of h and c in, and out those of h_before and c_before but for the matmul's
+  T *dh, *dc;          // cotangents of h and c in, and out those of h_before and c_before but for the matmul's
 
   // The place of unit `u`, given that of unit 0.
   Place moved(ptrdiff_t u) const {
@@ -23,7 +24,7 @@ struct Place {
     const auto move = [&](auto& pointer) {
       if (pointer) pointer += u;
     };
-    move(at.gates), move(at.extra), move(at.h_before), move(at.c_before);
+    move(at.gates), move(at.extra), move(at.h_before), move(at.c_before), move(at.peepholes);
     move(at.h), move(at.c), move(at.dh), move(at.dc);
     return at;
   }
@@ -40,7 +41,7 @@ class Copy {
       pointer = own;
     };
     take(place.gates, gates_, kGates), take(place.extra, extra_, 1);
-    take(place.h_before, h_before_, 1), take(place.c_before, c_before_, 1);
+    take(place.h_before, h_before_, 1), take(place.c_before, c_before_, 1), take(place.peepholes, peepholes_, 3);
     take(place.h, h_, 1), take(place.c, c_, 1), take(place.dh, dh_, 1), take(place.dc, dc_, 1);
     place.stride = W;
   }
@@ -58,7 +59,7 @@ class Copy {
   static constexpr int W = Simd<T>::W;
   const ptrdiff_t wide_;
   E gates_[kGates * W] = {}, extra_[W] = {}, h_before_[W] = {}, h_[W] = {};
-  T c_before_[W] = {}, c_[W] = {}, dh_[W] = {}, dc_[W] = {};
+  T c_before_[W] = {}, peepholes_[3 * W] = {}, c_[W] = {}, dh_[W] = {}, dc_[W] = {};
 };
 
 // Calls body(place of the vector) for `wide` units from unit `u` on.

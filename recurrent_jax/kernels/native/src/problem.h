@@ -10,8 +10,11 @@
 
 namespace recurrent_jax {
 
-enum class Cell { kTanh = 0, kRelu = 1, kLstm = 2, kGru = 3 };
-constexpr int kCells = 4;
+enum class Cell { kTanh = 0, kRelu = 1, kLstm = 2, kGru = 3, kPeepholeLstm = 4, kCoupledLstm = 5 };
+constexpr int kCells = 6;
+
+// What a call computes.
+enum class Direction { kForward = 0, kBackward = 1, kInputs = 2 };
 
 // Sums, gates, c and its gradients are of type T; what is multiplied, and what is saved of it, of type E.
 template <class T, class E>
@@ -22,9 +25,10 @@ struct Problem {
   const uint8_t* reset;  // [T, B], 1 where a step begins with the initial carry; null: nowhere
 
   // Forward: x_t W_x + b + h W_h, the GRU's h W_hn with a bias of its own.
-  const E *xs;             // [T, B, D]
+  const E* xs;             // [T, B, D]
   const E *w_x, *w_h;      // [D, G H], [H, G H]
-  const E *bias, *bias_n;  // [G H], [H]
+  const T *bias, *bias_n;  // [G H], [H]
+  const T* peepholes;      // [3, H], what the LSTM's i, f and o see of c, or null
 
   // The carry before the first step, and what a reset restores, [B, H] each.
   const E *h0, *initial_h;
@@ -43,9 +47,11 @@ struct Problem {
   T *dh, *dc;                    // [B, H], of the last carry; then of the first
   T *d_initial_h, *d_initial_c;  // [B, H], of what resets restored
 
-  // The weights' gradients.
+  // Gradients of the inputs and of the weights.
+  E* d_xs;               // [T, B, D]
   T *d_w_x, *d_w_h;      // [D, G H], [H, G H]
   T *d_bias, *d_bias_n;  // [G H], [H]
+  T* d_peepholes;        // [3, H]
 
   void* panels;  // the weights, packed, or the sums of a single step
 };
@@ -61,17 +67,18 @@ struct Share {
 
 template <class T, class E>
 struct Functions {
-  ptrdiff_t (*panels)(ptrdiff_t units, bool backward);
-  // Bytes of all panels.
-  ptrdiff_t (*packed_size)(ptrdiff_t steps, ptrdiff_t rows, ptrdiff_t features, ptrdiff_t units, bool backward);
+  int gates;
+  // Panels of the weights; those of inputs are of features.
+  ptrdiff_t (*panels)(const Problem<T, E>&, Direction);
+  // Bytes of all panels; of the problem, only its shape is known.
+  ptrdiff_t (*packed_size)(const Problem<T, E>&, Direction);
   // Bytes that a share works in.
-  ptrdiff_t (*scratch_size)(const Problem<T, E>&, const Share&, bool backward);
+  ptrdiff_t (*scratch_size)(const Problem<T, E>&, const Share&, Direction);
   // Pack the panels of a share.
-  void (*pack_forward)(const Problem<T, E>&, const Share&);
-  void (*pack_backward)(const Problem<T, E>&, const Share&);
-  // Run all steps; `gang` is null where a share depends on no other.
-  void (*forward)(const Problem<T, E>&, const Share&, Gang* gang, char* scratch);
-  void (*backward)(const Problem<T, E>&, const Share&, Gang* gang, char* scratch);
+  void (*pack)(const Problem<T, E>&, const Share&, Direction);
+  // Run all steps; `gang` is null where a share depends on no other. For the gradient of inputs a row is one step of
+  // one row of the batch.
+  void (*run)(const Problem<T, E>&, const Share&, Direction, Gang* gang, char* scratch);
   // A single step of few rows: shares are of vectors of columns for its products, then of units.
   ptrdiff_t (*single_panels)(ptrdiff_t units, bool of_units);
   void (*single_multiply)(const Problem<T, E>&, const Share&);

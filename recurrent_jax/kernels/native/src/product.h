@@ -37,6 +37,19 @@ struct Product {
     for (ptrdiff_t i = 0; i < W; ++i) to[i * kPair] = i < count ? convert<P>(from[i]) : P{};
   }
 
+  // panel [k][column] = from [column][k], for `columns` lines of `from`, `stride` apart; zeros in the other columns.
+  static void transpose(const E* from, ptrdiff_t stride, ptrdiff_t columns, ptrdiff_t depth, P* panel) {
+    // Few k at a time: what is written stays in the first cache until its lines are full.
+    for (ptrdiff_t begin = 0; begin < depth; begin += 32) {
+      const ptrdiff_t end = smaller(begin + 32, size(depth) / kWidth);
+      for (ptrdiff_t j = 0; j < kWidth; ++j)
+        for (ptrdiff_t k = begin; k < end; ++k) {
+          P* to = panel + k / kPair * kPair * kWidth + j * kPair + k % kPair;
+          *to = j < columns && k < depth ? convert<P>(from[j * stride + k]) : P{};
+        }
+    }
+  }
+
   // Calls body(first row, rows) for tiles of nearly the same height: a low one takes nearly as long as a high one.
   template <class Body>
   static inline void tiles(ptrdiff_t count, const Body& body) {

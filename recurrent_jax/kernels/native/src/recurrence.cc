@@ -7,6 +7,7 @@
 #include "backward.h"
 #include "forward.h"
 #include "gradient.h"
+#include "inputs.h"
 #include "single.h"
 
 namespace recurrent_jax {
@@ -14,40 +15,66 @@ namespace RJ_SET {
 namespace {
 
 template <class T, class E, class C>
-constexpr Functions<T, E> functions() {
-  using F = Forward<T, E, C>;
-  using B = Backward<T, E, C>;
-  using D = Gradient<T, E, C>;
-  using O = Single<T, E, C>;
-  Functions<T, E> of = {};
-  of.panels = [](ptrdiff_t units, bool backward) { return backward ? B::panels(units) : F::panels(units); };
-  of.packed_size = [](ptrdiff_t steps, ptrdiff_t rows, ptrdiff_t features, ptrdiff_t units, bool backward) {
-    if (backward) return B::packed_size(units);
-    return is_single(steps, rows) ? O::sums_size(rows, units) : F::packed_size(features, units);
-  };
-  of.scratch_size = [](const Problem<T, E>& q, const Share& share, bool backward) {
-    Arena arena(nullptr);
-    if (backward) typename B::Scratch(q, share, arena);
-    else typename F::Scratch(q, share, arena);
-    return arena.used();
-  };
-  of.pack_forward = F::pack;
-  of.pack_backward = B::pack;
-  of.forward = F::run;
-  of.backward = B::run;
-  of.single_panels = O::panels;
-  of.single_multiply = O::multiply;
-  of.single_finish = O::finish;
-  of.gradient_panels = D::panels;
-  of.gradient_scratch_size = [](const Problem<T, E>&) { return D::scratch_size(); };
-  of.gradient = D::run;
-  return of;
-}
+struct Recurrence {
+  using Ahead = Forward<T, E, C>;
+  using Back = Backward<T, E, C>;
+  using OfInputs = Inputs<T, E, C>;
+  using OfWeights = Gradient<T, E, C>;
+  using Step = Single<T, E, C>;
+  using Q = Problem<T, E>;
 
-#define RJ_CELLS(T, E)                                                                                    \
-  {                                                                                                       \
-    functions<T, E, SimpleCell<T, E, true>>(), functions<T, E, SimpleCell<T, E, false>>(),                \
-        functions<T, E, LstmCell<T, E>>(), functions<T, E, GruCell<T, E>>()                               \
+  static ptrdiff_t panels(const Q& q, Direction direction) {
+    switch (direction) {
+      case Direction::kForward: return Ahead::panels(q.units);
+      case Direction::kBackward: return Back::panels(q.units);
+      default: return OfInputs::panels(q.features);
+    }
+  }
+  static ptrdiff_t packed_size(const Q& q, Direction direction) {
+    switch (direction) {
+      case Direction::kForward:
+        return is_single(q.steps, q.rows) ? Step::sums_size(q.rows, q.units) : Ahead::packed_size(q.features, q.units);
+      case Direction::kBackward: return Back::packed_size(q.units);
+      default: return OfInputs::packed_size(q.features, q.units);
+    }
+  }
+  static ptrdiff_t scratch_size(const Q& q, const Share& share, Direction direction) {
+    Arena arena(nullptr);
+    switch (direction) {
+      case Direction::kForward: typename Ahead::Scratch(q, share, arena); break;
+      case Direction::kBackward: typename Back::Scratch(q, share, arena); break;
+      default: typename OfInputs::Scratch{arena};
+    }
+    return arena.used();
+  }
+  static void pack(const Q& q, const Share& share, Direction direction) {
+    switch (direction) {
+      case Direction::kForward: return Ahead::pack(q, share);
+      case Direction::kBackward: return Back::pack(q, share);
+      default: return OfInputs::pack(q, share);
+    }
+  }
+  static void run(const Q& q, const Share& share, Direction direction, Gang* gang, char* scratch) {
+    switch (direction) {
+      case Direction::kForward: return Ahead::run(q, share, gang, scratch);
+      case Direction::kBackward: return Back::run(q, share, gang, scratch);
+      default: return OfInputs::run(q, share, scratch);
+    }
+  }
+
+  static constexpr Functions<T, E> functions() {
+    return {C::kGates,      panels,         packed_size,  scratch_size,      pack,
+            run,            Step::panels,   Step::multiply, Step::finish,    OfWeights::panels,
+            OfWeights::scratch_size, OfWeights::run};
+  }
+};
+
+
+#define RJ_CELLS(T, E)                                                                                           \
+  {                                                                                                              \
+    Recurrence<T, E, SimpleCell<T, E, true>>::functions(), Recurrence<T, E, SimpleCell<T, E, false>>::functions(), \
+        Recurrence<T, E, LstmCell<T, E, false>>::functions(), Recurrence<T, E, GruCell<T, E>>::functions(),      \
+        Recurrence<T, E, LstmCell<T, E, true>>::functions(), Recurrence<T, E, CoupledLstmCell<T, E>>::functions() \
   }
 #define RJ_STRING_(x) #x
 #define RJ_STRING(x) RJ_STRING_(x)

@@ -22,6 +22,7 @@ inline Scratch allocate(ptrdiff_t bytes) {
   return Scratch(static_cast<char*>(std::aligned_alloc(64, (bytes + 64) / 64 * 64)), std::free);
 }
 
+// A single step of few rows.
 template <class T, class E>
 void run_single(const Schedule& schedule, int threads, const Functions<T, E>& code, const Problem<T, E>& q) {
   const double work = static_cast<double>(q.rows) * q.units * (q.units + q.features);
@@ -39,25 +40,28 @@ void run_single(const Schedule& schedule, int threads, const Functions<T, E>& co
 // Packs the weights and runs all steps, on at most `threads` threads; false: there was no memory.
 template <class T, class E>
 bool run_shares(const Schedule& schedule, int threads, const Functions<T, E>& code, const Problem<T, E>& q,
-                bool backward) {
+                Direction direction) {
   if (!q.rows || !q.steps) return true;
-  if (!backward && is_single(q.steps, q.rows)) return run_single(schedule, threads, code, q), true;
-  const ptrdiff_t panels = code.panels(q.units, backward);
-  const double work = static_cast<double>(q.steps) * q.rows * q.units * q.units;
+  if (direction == Direction::kForward && is_single(q.steps, q.rows)) {
+    run_single(schedule, threads, code, q);
+    return true;
+  }
+  const bool of_inputs = direction == Direction::kInputs;
+  const ptrdiff_t panels = code.panels(q, direction), rows = of_inputs ? q.steps * q.rows : q.rows;
+  const double work = static_cast<double>(q.steps) * q.rows * q.units * (of_inputs ? q.features : q.units);
   std::atomic<bool> out_of_memory{false};
 
   run_gang(schedule, work < kWorthHelp ? 1 : threads, [&](int member, Gang& gang) {
     const auto part = [&](ptrdiff_t n, int i) { return n * i / gang.size(); };
-    const Share packing = {0, q.rows, part(panels, member), part(panels, member + 1)};
-    const bool by_rows = q.rows >= kRowsEach * gang.size();
-    const Share own = by_rows ? Share{part(q.rows, member), part(q.rows, member + 1), 0, panels} : packing;
-    const Scratch scratch = allocate(code.scratch_size(q, own, backward));
+    const Share packing = {0, rows, part(panels, member), part(panels, member + 1)};
+    const bool by_rows = rows >= kRowsEach * gang.size();
+    const Share own = by_rows ? Share{part(rows, member), part(rows, member + 1), 0, panels} : packing;
+    const Scratch scratch = allocate(code.scratch_size(q, own, direction));
     if (!scratch) out_of_memory = true;
-    (backward ? code.pack_backward : code.pack_forward)(q, packing);
+    code.pack(q, packing, direction);
     gang.barrier();
     if (out_of_memory) return;
-    Gang* waits = by_rows || gang.size() == 1 ? nullptr : &gang;
-    (backward ? code.backward : code.forward)(q, own, waits, scratch.get());
+    code.run(q, own, direction, by_rows || gang.size() == 1 ? nullptr : &gang, scratch.get());
   });
   return !out_of_memory;
 }
@@ -71,8 +75,8 @@ bool run_gradient(const Schedule& schedule, int threads, const Functions<T, E>& 
   run_gang(schedule, work < kWorthHelp ? 1 : threads, [&](int member, Gang& gang) {
     const auto part = [&](int i) { return panels * i / gang.size(); };
     const Scratch scratch = allocate(code.gradient_scratch_size(q));
-    if (scratch) code.gradient(q, {0, q.rows, part(member), part(member + 1)}, scratch.get());
-    else out_of_memory = true;
+    if (!scratch) out_of_memory = true;
+    else code.gradient(q, {0, q.rows, part(member), part(member + 1)}, scratch.get());
   });
   return !out_of_memory;
 }
