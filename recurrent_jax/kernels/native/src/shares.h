@@ -10,8 +10,10 @@
 
 namespace recurrent_jax {
 
-// From so many rows a member on, each has rows of its own and waits for nobody.
-constexpr ptrdiff_t kRowsEach = 8;
+// From so many rows a member on, each has rows of its own and waits for nobody; of weights that are larger than a
+// core's second cache, and so are read from farther away at each step, it takes more rows.
+constexpr ptrdiff_t kRowsEach = 8, kRowsEachOfLarge = 32;
+constexpr ptrdiff_t kLarge = 1 << 20;
 // Below so many multiplications in all, one thread is done before another has come.
 constexpr double kWorthHelp = 200e3;
 
@@ -49,12 +51,13 @@ bool run_shares(const Schedule& schedule, int threads, const Functions<T, E>& co
   const bool of_inputs = direction == Direction::kInputs;
   const ptrdiff_t panels = code.panels(q, direction), rows = of_inputs ? q.steps * q.rows : q.rows;
   const double work = static_cast<double>(q.steps) * q.rows * q.units * (of_inputs ? q.features : q.units);
+  const ptrdiff_t rows_each = code.packed_size(q, direction) > kLarge ? kRowsEachOfLarge : kRowsEach;
   std::atomic<bool> out_of_memory{false};
 
   run_gang(schedule, work < kWorthHelp ? 1 : threads, [&](int member, Gang& gang) {
     const auto part = [&](ptrdiff_t n, int i) { return n * i / gang.size(); };
     const Share packing = {0, rows, part(panels, member), part(panels, member + 1)};
-    const bool by_rows = rows >= kRowsEach * gang.size();
+    const bool by_rows = rows >= rows_each * gang.size();
     const Share own = by_rows ? Share{part(rows, member), part(rows, member + 1), 0, panels} : packing;
     const Scratch scratch = allocate(code.scratch_size(q, own, direction));
     if (!scratch) out_of_memory = true;

@@ -7,7 +7,7 @@
 
 #include "bfloat16.h"
 
-#if defined(__AVX512BF16__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -120,16 +120,22 @@ struct Simd {
   static inline V add_pairs(V sums, Pairs x, Pairs y) { return (V)_mm512_dpbf16_ps((__m512)sums, x, y); }
 #endif
   static inline V all(T x) { return x - V{}; }
+  // A NaN is not smaller and not larger, and stays: so do the instructions, but compilers don't know.
   static inline V clamp(V x, T least, T most) {
-    // A NaN is not smaller and not larger, and stays.
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == sizeof(float))
+      return (V)_mm512_min_ps((__m512)all(most), _mm512_max_ps((__m512)all(least), (__m512)x));
+#elif defined(__AVX2__)
+    if constexpr (sizeof(T) == sizeof(float))
+      return (V)_mm256_min_ps((__m256)all(most), _mm256_max_ps((__m256)all(least), (__m256)x));
+#endif
     x = x < least ? all(least) : x;
     return x > most ? all(most) : x;
   }
 
-  // exp(x) = scale (1 + rest), with rest as exact for small x as for large.
+  // exp(x) = scale (1 + rest), with rest as exact for small x as for large; x lies between `least` and `most`.
   static inline void exp(V x, V& scale, V& rest) {
     using F = Format<T>;
-    x = clamp(x, F::least, F::most);
     // Added to a number so large, the bits behind the point fall away, and the exponent stands in the last ones.
     constexpr T round = T(3) * T(Int(1) << (F::mantissa - 1));
     const V rounded = x * T(1.4426950408889634) + round;
@@ -146,7 +152,7 @@ struct Simd {
 
   static inline V sigmoid(V x) {
     V scale, rest;
-    exp(-x, scale, rest);
+    exp(clamp(-x, Format<T>::least, Format<T>::most), scale, rest);
     return T(1) / (T(1) + (scale * rest + scale));
   }
 
