@@ -56,54 +56,57 @@ class Pool {
 
 // One problem with memory of its own, the same numbers each time.
 struct Example {
-  Example(Cell cell, ptrdiff_t rows) : cell(cell), rows(rows) {
-    fill(xs, kSteps * rows * kFeatures);
-    fill(w_x, kFeatures * 4 * kUnits);
-    fill(w_h, kUnits * 4 * kUnits);
-    fill(bias, 4 * kUnits);
-    fill(peepholes, 3 * kUnits);
-    fill(h0, rows * kUnits);
-    fill(c0, rows * kUnits);
-    fill(d_ys, kSteps * rows * kUnits);
-    gates.resize(kSteps * rows * 4 * kUnits);
-    hs.resize(kSteps * rows * kUnits);
+  Example(Cell cell, ptrdiff_t steps, ptrdiff_t rows, ptrdiff_t units)
+      : cell(cell), steps(steps), rows(rows), units(units) {
+    fill(xs, steps * rows * kFeatures);
+    fill(w_x, kFeatures * 4 * units);
+    fill(w_h, units * 4 * units);
+    fill(bias, 4 * units);
+    fill(peepholes, 3 * units);
+    fill(h0, rows * units);
+    fill(c0, rows * units);
+    fill(d_ys, steps * rows * units);
+    gates.resize(steps * rows * 4 * units);
+    hs.resize(steps * rows * units);
     cs.resize(hs.size());
-    c_last.resize(rows * kUnits);
-    dh.assign(rows * kUnits, 0);
-    dc.assign(rows * kUnits, 0);
+    c_last.resize(rows * units);
+    dh.assign(rows * units, 0);
+    dc.assign(rows * units, 0);
     d_w_x.resize(w_x.size());
     d_w_h.resize(w_h.size());
     d_bias.resize(bias.size());
     d_peepholes.resize(peepholes.size());
+    d_xs.resize(xs.size());
   }
 
   void run(const Schedule& schedule, int threads) {
-    const Functions<float>& code = best_instruction_set().of_float[static_cast<int>(cell)];
-    Problem<float> q = {};
-    q.steps = kSteps, q.rows = rows, q.features = kFeatures, q.units = kUnits;
+    const Functions<float, float>& code = best_instruction_set().of_float[static_cast<int>(cell)];
+    Problem<float, float> q = {};
+    q.steps = steps, q.rows = rows, q.features = kFeatures, q.units = units;
     q.xs = xs.data(), q.w_x = w_x.data(), q.w_h = w_h.data(), q.bias = bias.data();
     q.h0 = h0.data(), q.c0 = c0.data(), q.gates = gates.data(), q.hs = hs.data(), q.cs = cs.data();
     q.c_last = c_last.data(), q.d_ys = d_ys.data(), q.dh = dh.data(), q.dc = dc.data();
     q.peepholes = peepholes.data(), q.d_peepholes = d_peepholes.data();
     q.d_w_x = d_w_x.data(), q.d_w_h = d_w_h.data(), q.d_bias = d_bias.data();
-    for (const bool backward : {false, true}) {
-      std::vector<float> panels(code.packed_size(kFeatures, kUnits, backward));
+    q.d_xs = d_xs.data();
+    for (const Direction direction : {Direction::kForward, Direction::kBackward, Direction::kInputs}) {
+      std::vector<char> panels(code.packed_size(q, direction));
       q.panels = panels.data();
-      run_shares(schedule, threads, code, q, backward);
+      run_shares(schedule, threads, code, q, direction);
     }
     run_gradient(schedule, threads, code, q);
   }
 
   bool operator==(const Example& other) const {
     return gates == other.gates && hs == other.hs && dh == other.dh && dc == other.dc && d_w_x == other.d_w_x &&
-           d_w_h == other.d_w_h && d_bias == other.d_bias && d_peepholes == other.d_peepholes;
+           d_w_h == other.d_w_h && d_bias == other.d_bias && d_peepholes == other.d_peepholes && d_xs == other.d_xs;
   }
 
-  static constexpr ptrdiff_t kSteps = 12, kFeatures = 5, kUnits = 72;
+  static constexpr ptrdiff_t kFeatures = 5;
   Cell cell;
-  ptrdiff_t rows;
+  ptrdiff_t steps, rows, units;
   std::vector<float> xs, w_x, w_h, bias, peepholes, h0, c0, d_ys, gates, hs, cs, c_last, dh, dc;
-  std::vector<float> d_w_x, d_w_h, d_bias, d_peepholes;
+  std::vector<float> d_w_x, d_w_h, d_bias, d_peepholes, d_xs;
 
  private:
   // Numbers from -0.2 to 0.2.
@@ -120,23 +123,28 @@ struct Example {
 }  // namespace
 
 int main() {
-  int wrong = 0;
+  // Shared by units, by rows, and a single step.
+  struct Shape {
+    ptrdiff_t steps, rows, units;
+  };
+  int wrong = 0, all = 0;
   for (const Cell cell : {Cell::kLstm, Cell::kPeepholeLstm}) {
-    for (const ptrdiff_t rows : {4, 40}) {
-      Example alone(cell, rows);
+    for (const Shape shape : {Shape{12, 4, 72}, Shape{12, 40, 72}, Shape{1, 4, 264}}) {
+      const Example example(cell, shape.steps, shape.rows, shape.units);
+      Example alone = example;
       alone.run([](std::function<void()>) {}, 1);
       Pool pool(3);
       std::vector<std::thread> callers;
-      std::vector<Example> examples(20, Example(cell, rows));
+      std::vector<Example> examples(20, example);
       for (int caller = 0; caller < 4; ++caller) {
         callers.emplace_back([&, caller] {
           for (size_t i = caller; i < examples.size(); i += 4) examples[i].run(pool.schedule(), 4);
         });
       }
       for (std::thread& caller : callers) caller.join();
-      for (const Example& example : examples) wrong += !(example == alone);
+      for (const Example& one : examples) wrong += !(one == alone), ++all;
     }
   }
-  std::printf("%d of 80 results differ from those of one thread\n", wrong);
+  std::printf("%d of %d results differ from those of one thread\n", wrong, all);
   return wrong != 0;
 }
