@@ -22,7 +22,7 @@ from recurrent_jax.cells import (
 from recurrent_jax.check_cell import CellReport, check_cell
 from recurrent_jax.kernels import Explanation
 from recurrent_jax.layers import Bidirectional, BidirectionalCarry, BidirectionalParams, Stack
-from recurrent_jax.unroll import explain, unroll
+from recurrent_jax.unroll import explain, step, unroll
 
 __version__ = "0.1.0"
 
@@ -56,5 +56,6 @@ __all__ = [
     "check_cell",
     "decode",
     "explain",
+    "step",
     "unroll",
 ]

@@ -1,4 +1,4 @@
-"""`unroll`: a cell over a sequence. Checks the call, chooses a kernel, and gives padding its meaning."""
+"""`unroll`, a cell over a sequence, and `step`: check the call, choose a kernel, and give padding its meaning."""
 
 import functools
 from typing import Any
@@ -80,6 +80,41 @@ def unroll(
     run = _run_compiled if arguments.hashable(cell) else _run
     out = run(cell, chosen.chosen, inputs, options, every)
     return (out.carry, out.ys, out.carries) if return_carries else (out.carry, out.ys)
+
+
+def step(cell: Any, params: Any, carry: Any, x: Array, *, implementation: Implementation = None) -> Any:
+    """One step, as `cell.step` defines it, by the kernel that is fastest: for streaming.
+
+    On a CPU compiled code runs it, where there is some for the cell; everywhere else it is `cell.step`.
+
+    Args:
+      cell: a cell of this library, or any object with `init`, `initial_carry` and `step`.
+      params: what `cell.init` returned.
+      carry: the carry before the step.
+      x: one input `[..., D]`, of any batch shape.
+      implementation: as in `unroll`.
+
+    Returns:
+      `(carry, y)`: the carry after the step and the output `[..., H]`.
+
+    Raises:
+      What `unroll` raises, of `xs [1, ..., D]`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, recurrent_jax as rj
+      >>> cell = rj.GRU(hidden_size=8)
+      >>> params = cell.init(jax.random.key(0), in_size=3)
+      >>> carry, y = rj.step(cell, params, cell.initial_carry(params), jnp.ones(3))
+      >>> y.shape
+      (8,)
+    """
+    xs = jnp.asarray(x)[jnp.newaxis]
+    chosen = explain(cell, params, xs, carry, implementation=implementation).chosen
+    # A loop of one step is no faster than the step.
+    if chosen in ("fused", "scan"):
+        return cell.step(params, carry, x)
+    carry, ys = unroll(cell, params, xs, carry, implementation=chosen)
+    return carry, jax.tree.map(lambda y: y[0], ys)
 
 
 def explain(

@@ -13,7 +13,7 @@ from recurrent_jax.kernels import REGISTRY
 KERNELS = [kernel.NAME for kernel in REGISTRY]
 RUNS = [
     (name, mode)
-    for names, modes in (([ours.STEP_ALONE], [STEP]), (KERNELS, [FORWARD, GRADIENT]))
+    for names, modes in ((ours.STEPS, [STEP]), (KERNELS, [FORWARD, GRADIENT]))
     for name in names
     for mode in modes
 ]

@@ -10,7 +10,7 @@ import recurrent_jax as rj
 from benchmarks.contestants.base import Refused
 from benchmarks.contestants.jax_program import JaxContestant, Layer
 from benchmarks.problem import FORWARD, STEP, Job, Problem
-from benchmarks.suites import IMPLEMENTATIONS, STEP_ALONE
+from benchmarks.suites import IMPLEMENTATIONS, STEPS
 
 MAKE: dict[str, Any] = {
     "RNN": rj.RNN,
@@ -24,14 +24,14 @@ MAKE: dict[str, Any] = {
 INCLUDES = "gates, and an LSTM's c, in at least float32"
 
 
-def layer(options: dict[str, Any], job: Job, problem: Problem) -> Layer:
-    """`rj.unroll` with one set of options, and `cell.step`, which is the same for every kernel."""
+def layer(name: str, options: dict[str, Any], job: Job, problem: Problem) -> Layer:
+    """`rj.unroll` with one set of options, or one step by itself."""
     cell = MAKE[job.cell](job.case.H, param_dtype=job.dtype)
     kind = jax.tree.structure(jax.eval_shape(lambda: cell.init(jax.random.key(0), job.case.D)))
     params = jax.tree.unflatten(kind, [jnp.asarray(leaf) for leaf in problem.params])
     empty = cell.initial_carry(params, (job.case.B,))
-    if (job.mode == STEP) != (not options):
-        raise Refused(f"mode {STEP} is measured as {STEP_ALONE}, the other modes as kernels: no kernel changes a step")
+    if (job.mode == STEP) != (name in STEPS):
+        raise Refused(f"mode {STEP} is measured as {' and '.join(STEPS)}, the other modes as kernels")
     if job.mode == FORWARD and "checkpoint_every" in options:
         raise Refused("forward alone stores nothing, so there is nothing to compute again")
     for kernel, reason in rj.explain(cell, params, jnp.asarray(problem.xs)).verdicts:
@@ -40,7 +40,7 @@ def layer(options: dict[str, Any], job: Job, problem: Problem) -> Layer:
     return Layer(
         params=params,
         apply=lambda params, xs, carry: rj.unroll(cell, params, xs, carry, **options),
-        step=cell.step,
+        step=functools.partial(rj.step, cell) if name == "rj.step" else cell.step,
         carry=lambda leaves: type(empty)(*(a.astype(e.dtype) for a, e in zip(leaves, empty, strict=True))),
         common_carry=tuple,
         common_params=lambda grads: tuple(leaf for leaf in grads if leaf is not None),
@@ -48,8 +48,8 @@ def layer(options: dict[str, Any], job: Job, problem: Problem) -> Layer:
 
 
 def contestant(name: str, **options: Any) -> JaxContestant:
-    """`rj.unroll` with these options."""
-    return JaxContestant(name, functools.partial(layer, options), INCLUDES)
+    """`rj.unroll` with these options, or one step."""
+    return JaxContestant(name, functools.partial(layer, name, options), INCLUDES)
 
 
 CONTESTANTS = {name: contestant(name, **options) for name, (_, options) in IMPLEMENTATIONS.items()}

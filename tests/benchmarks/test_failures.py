@@ -50,7 +50,7 @@ MISTAKES: dict[str, Callable[[Layer], Layer]] = {
 def test_wrong_kernel_gets_no_time(
     out: pathlib.Path, monkeypatch: pytest.MonkeyPatch, stub: Callable[..., Stub], mistake: str, mode: str
 ) -> None:
-    layer = lambda job, one: MISTAKES[mistake](ours.layer({"implementation": "scan"}, job, one))
+    layer = lambda job, one: MISTAKES[mistake](ours.layer("scan", {"implementation": "scan"}, job, one))
     monkeypatch.setitem(ours.CONTESTANTS, "fused", JaxContestant("fused", layer))
     stub("scan")
     outcome, (right, wrong) = measure(out, entry("scan", "fused", mode=mode))
@@ -77,8 +77,8 @@ def test_every_cell_is_right_or_refused_in_words(out: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("name", "mode", "reason"),
     [
-        ("fused", STEP, "no kernel changes a step"),
-        ("cell.step", GRADIENT, "no kernel changes a step"),
+        ("fused", STEP, "is measured as cell.step and rj.step, the other modes as kernels"),
+        ("cell.step", GRADIENT, "is measured as cell.step and rj.step, the other modes as kernels"),
         ("checkpoint_every=64", FORWARD, "nothing to compute again"),
     ],
 )

@@ -67,8 +67,8 @@ def test_jobs_of_a_suite_are_unique_with_the_shapes_of_their_cases(name: str) ->
 @over_suites
 def test_suite_never_asks_for_what_is_always_refused(name: str) -> None:
     for entry in entries(SUITES[name]):
-        assert (entry.job.mode == STEP) == (entry.implementations == (ours.STEP_ALONE,))
-        assert ours.STEP_ALONE not in entry.implementations or entry.job.mode == STEP
+        assert (entry.job.mode == STEP) == (entry.implementations == ours.STEPS)
+        assert not set(ours.STEPS) & set(entry.implementations) or entry.job.mode == STEP
         assert not (entry.job.mode == FORWARD and "checkpoint_every=64" in entry.implementations)
 
 
@@ -270,4 +270,4 @@ def test_every_kernel_of_the_library_is_a_contestant() -> None:
     assert set(kernels) <= set(ours.CONTESTANTS)
     # The contestant runs the kernel of its name.
     for kernel in kernels:
-        assert ours.CONTESTANTS[kernel].layer.args == ({"implementation": kernel},)
+        assert ours.CONTESTANTS[kernel].layer.args == (kernel, {"implementation": kernel})
