@@ -44,7 +44,7 @@ struct Backward {
     const E **gates, **extras;
     T **targets, *sums;
     Scratch(const Problem<T, E>&, const Share& share, Arena& arena) {
-      const ptrdiff_t rows = share.row_end - share.row_begin;
+      const ptrdiff_t rows = share.rows();
       gates = arena.take<const E*>(rows);
       extras = arena.take<const E*>(rows);
       targets = arena.take<T*>(rows);
@@ -57,7 +57,7 @@ struct Backward {
     const ptrdiff_t begin = share.panel_begin * kUnits, end = smaller(share.panel_end * kUnits, q.units);
     const ptrdiff_t t = q.reverse ? q.steps - 1 - s : s, before = q.reverse ? t + 1 : t - 1;
     ptrdiff_t active = 0;
-    for (ptrdiff_t b = share.row_begin; b < share.row_end; ++b) {
+    for (ptrdiff_t b = share.row_begin; b < share.row_end; b += share.row_step) {
       const ptrdiff_t row = b * q.units, at = t * q.rows * q.units + row, last = before * q.rows * q.units + row;
       const bool is_reset = q.reset && q.reset[t * q.rows + b];
       Place<T, E> place = {};
@@ -112,7 +112,7 @@ struct Backward {
   static void hand_to_initial(const Problem<T, E>& q, const Share& share, ptrdiff_t s) {
     const ptrdiff_t begin = share.panel_begin * kUnits, wide = smaller(share.panel_end * kUnits, q.units) - begin;
     const ptrdiff_t t = q.reverse ? q.steps - 1 - s : s;
-    for (ptrdiff_t b = share.row_begin; b < share.row_end; ++b) {
+    for (ptrdiff_t b = share.row_begin; b < share.row_end; b += share.row_step) {
       if (!q.reset[t * q.rows + b] || (q.keep && !q.keep[t * q.rows + b])) continue;
       const ptrdiff_t at = b * q.units + begin;
       add(q.dh + at, wide, q.d_initial_h + at);

@@ -67,7 +67,7 @@ struct Forward {
     const E **xs, **hs;
     T* sums;
     Scratch(const Problem<T, E>& q, const Share& share, Arena& arena) {
-      const ptrdiff_t rows = share.row_end - share.row_begin, own = share.panel_end - share.panel_begin;
+      const ptrdiff_t rows = share.rows(), own = share.panel_end - share.panel_begin;
       together = rows ? smaller((kProjected + rows - 1) / rows, q.steps) : 1;
       places = arena.take<Place<T, E>>(rows);
       xs = arena.take<const E*>(together * rows);
@@ -139,7 +139,7 @@ struct Forward {
   static ptrdiff_t collect(const Problem<T, E>& q, const Share& share, ptrdiff_t s, const Scratch& scratch) {
     const ptrdiff_t first = share.panel_begin * kUnits, wide = smaller(share.panel_end * kUnits, q.units) - first;
     ptrdiff_t active = 0;
-    for (ptrdiff_t b = share.row_begin; b < share.row_end; ++b) {
+    for (ptrdiff_t b = share.row_begin; b < share.row_end; b += share.row_step) {
       Place<T, E>& here = scratch.places[active];
       if (place(q, s, b, first, wide, here)) scratch.hs[active++] = here.h_before;
     }
@@ -149,7 +149,7 @@ struct Forward {
   static ptrdiff_t collect_inputs(const Problem<T, E>& q, const Share& share, ptrdiff_t s, const E** xs) {
     const ptrdiff_t t = q.reverse ? q.steps - 1 - s : s;
     ptrdiff_t active = 0;
-    for (ptrdiff_t b = share.row_begin; b < share.row_end; ++b)
+    for (ptrdiff_t b = share.row_begin; b < share.row_end; b += share.row_step)
       if (!q.keep || q.keep[t * q.rows + b]) xs[active++] = q.xs + (t * q.rows + b) * q.features;
     return active;
   }
@@ -181,7 +181,7 @@ struct Forward {
     if (!C::kHasC || !q.cs || !q.steps) return;
     const ptrdiff_t first = share.panel_begin * kUnits, wide = smaller(share.panel_end * kUnits, q.units) - first;
     const T* last = q.cs + (q.reverse ? 0 : q.steps - 1) * q.rows * q.units;
-    for (ptrdiff_t b = share.row_begin; b < share.row_end; ++b)
+    for (ptrdiff_t b = share.row_begin; b < share.row_end; b += share.row_step)
       copy(last + b * q.units + first, wide, q.c_last + b * q.units + first);
   }
 };

@@ -45,7 +45,7 @@ struct Inputs {
     const Scratch scratch(arena);
     for (ptrdiff_t at = share.row_begin; at < share.row_end;) {
       ptrdiff_t active = 0;
-      for (; at < share.row_end && active < kPassing; ++at) {
+      for (; at < share.row_end && active < kPassing; at += share.row_step) {
         if (q.keep && !q.keep[at]) {
           zero(q.features, q.d_xs + at * q.features);
           continue;

@@ -60,9 +60,10 @@ struct Problem {
 constexpr ptrdiff_t kSingleRows = 8;
 inline bool is_single(ptrdiff_t steps, ptrdiff_t rows) { return steps == 1 && rows <= kSingleRows; }
 
-// A share of the work: some rows, and some panels of units.
+// A share of the work: every so many rows, and some panels of units.
 struct Share {
-  ptrdiff_t row_begin, row_end, panel_begin, panel_end;
+  ptrdiff_t row_begin, row_end, row_step, panel_begin, panel_end;
+  ptrdiff_t rows() const { return (row_end - row_begin + row_step - 1) / row_step; }
 };
 
 template <class T, class E>

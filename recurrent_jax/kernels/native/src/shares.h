@@ -31,7 +31,7 @@ void run_single(const Schedule& schedule, int threads, const Functions<T, E>& co
   run_gang(schedule, work < kWorthHelp ? 1 : threads, [&](int member, Gang& gang) {
     const auto share = [&](bool of_units) {
       const ptrdiff_t panels = code.single_panels(q.units, of_units);
-      return Share{0, q.rows, panels * member / gang.size(), panels * (member + 1) / gang.size()};
+      return Share{0, q.rows, 1, panels * member / gang.size(), panels * (member + 1) / gang.size()};
     };
     code.single_multiply(q, share(false));
     gang.barrier();
@@ -56,9 +56,10 @@ bool run_shares(const Schedule& schedule, int threads, const Functions<T, E>& co
 
   run_gang(schedule, work < kWorthHelp ? 1 : threads, [&](int member, Gang& gang) {
     const auto part = [&](ptrdiff_t n, int i) { return n * i / gang.size(); };
-    const Share packing = {0, rows, part(panels, member), part(panels, member + 1)};
+    const Share packing = {0, rows, 1, part(panels, member), part(panels, member + 1)};
     const bool by_rows = rows >= rows_each * gang.size();
-    const Share own = by_rows ? Share{part(rows, member), part(rows, member + 1), 0, panels} : packing;
+    // Every so many rows: batches are often sorted by length.
+    const Share own = by_rows ? Share{member, rows, gang.size(), 0, panels} : packing;
     const Scratch scratch = allocate(code.scratch_size(q, own, direction));
     if (!scratch) out_of_memory = true;
     code.pack(q, packing, direction);
@@ -79,7 +80,7 @@ bool run_gradient(const Schedule& schedule, int threads, const Functions<T, E>& 
     const auto part = [&](int i) { return panels * i / gang.size(); };
     const Scratch scratch = allocate(code.gradient_scratch_size(q));
     if (!scratch) out_of_memory = true;
-    else code.gradient(q, {0, q.rows, part(member), part(member + 1)}, scratch.get());
+    else code.gradient(q, {0, q.rows, 1, part(member), part(member + 1)}, scratch.get());
   });
   return !out_of_memory;
 }
