@@ -12,6 +12,9 @@ from benchmarks.contestants.base import Program
 
 # A block lasts about so long: enough for the clock, for caches to be a program's own and for threads to be awake.
 BLOCK_SECONDS = 0.03
+# Before a block the threads of the one before come to rest: OpenMP's go on spinning for some milliseconds after a call,
+# on cores that the next program needs.
+REST_SECONDS = 0.02
 LEAST_ROUNDS = 5
 # The median is known well enough when the half-width of its 95 % interval is below this share of it.
 PRECISION = 0.01
@@ -48,7 +51,7 @@ def compare(
     """Times programs for at most about `seconds` each.
 
     Every program first runs alone: one call that doesn't count, then for a block. Then all take turns, a block
-    each, in another order every round, so that nobody always follows the same neighbour. A program so slow that the
+    each after a rest, in another order every round, so that nobody always follows the same neighbour. A program so slow that the
     least number of rounds takes all its seconds runs alone for one call.
 
     Raises:
@@ -56,6 +59,7 @@ def compare(
     """
 
     def block(name: str, count: int) -> list[float]:
+        time.sleep(REST_SECONDS)
         try:
             return programs[name].time(count)
         except Exception as error:

@@ -1,5 +1,6 @@
 #include "gang.h"
 
+#include <algorithm>
 #include <chrono>
 #include <memory>
 #include <thread>
@@ -28,7 +29,8 @@ class Wait {
 };
 
 constexpr int kClosed = -(1 << 30);
-constexpr auto kPatience = std::chrono::microseconds(100);
+// A helper needs so long to wake up.
+constexpr double kWaking = 100e-6;
 
 // Lives as long as the last task that knows it, which may run long after the call has returned.
 struct Invitation {
@@ -47,7 +49,7 @@ void Gang::barrier() {
   }
 }
 
-void run_gang(const Schedule& schedule, int most, const std::function<void(int, Gang&)>& work) {
+void run_gang(const Schedule& schedule, int most, double seconds, const std::function<void(int, Gang&)>& work) {
   auto invitation = std::make_shared<Invitation>();
   invitation->work = &work;
   for (int i = 1; i < most; ++i) {
@@ -61,7 +63,8 @@ void run_gang(const Schedule& schedule, int most, const std::function<void(int, 
       invitation->working.fetch_sub(1, std::memory_order_acq_rel);
     });
   }
-  const auto end = std::chrono::steady_clock::now() + kPatience;
+  const std::chrono::duration<double> patience(std::max(kWaking, seconds / 10));
+  const auto end = std::chrono::steady_clock::now() + patience;
   for (Wait wait; invitation->joined.load() < most - 1 && std::chrono::steady_clock::now() < end; wait()) {
   }
   const int members = invitation->joined.exchange(kClosed) + 1;

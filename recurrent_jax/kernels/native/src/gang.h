@@ -21,8 +21,9 @@ class Gang {
 // Hands a task to another thread, now or later.
 using Schedule = std::function<void(std::function<void()>)>;
 
-// Runs work(member, gang) on the caller, as member 0, and on at most `most - 1` helpers: those that come within a
-// moment. A pool that is busy, or that never runs a task, costs that moment, and nothing waits for it.
-void run_gang(const Schedule& schedule, int most, const std::function<void(int, Gang&)>& work);
+// Runs work(member, gang) on the caller, as member 0, and on at most `most - 1` helpers: those that come within a tenth
+// of the `seconds` that one thread would take. A pool that is busy, or that never runs a task, costs that tenth, and
+// nothing waits for it.
+void run_gang(const Schedule& schedule, int most, double seconds, const std::function<void(int, Gang&)>& work);
 
 }  // namespace recurrent_jax

@@ -16,6 +16,8 @@ constexpr ptrdiff_t kRowsEach = 8, kRowsEachOfLarge = 32;
 constexpr ptrdiff_t kLarge = 1 << 20;
 // Below so many multiplications in all, one thread is done before another has come.
 constexpr double kWorthHelp = 200e3;
+// Multiplications that one thread does in a second, about.
+constexpr double kRate = 50e9;
 
 using Scratch = std::unique_ptr<char, decltype(&std::free)>;
 
@@ -28,7 +30,7 @@ inline Scratch allocate(ptrdiff_t bytes) {
 template <class T, class E>
 void run_single(const Schedule& schedule, int threads, const Functions<T, E>& code, const Problem<T, E>& q) {
   const double work = static_cast<double>(q.rows) * q.units * (q.units + q.features);
-  run_gang(schedule, work < kWorthHelp ? 1 : threads, [&](int member, Gang& gang) {
+  run_gang(schedule, work < kWorthHelp ? 1 : threads, work * code.gates / kRate, [&](int member, Gang& gang) {
     const auto share = [&](bool of_units) {
       const ptrdiff_t panels = code.single_panels(q.units, of_units);
       return Share{0, q.rows, 1, panels * member / gang.size(), panels * (member + 1) / gang.size()};
@@ -54,7 +56,7 @@ bool run_shares(const Schedule& schedule, int threads, const Functions<T, E>& co
   const ptrdiff_t rows_each = code.packed_size(q, direction) > kLarge ? kRowsEachOfLarge : kRowsEach;
   std::atomic<bool> out_of_memory{false};
 
-  run_gang(schedule, work < kWorthHelp ? 1 : threads, [&](int member, Gang& gang) {
+  run_gang(schedule, work < kWorthHelp ? 1 : threads, work * code.gates / kRate, [&](int member, Gang& gang) {
     const auto part = [&](ptrdiff_t n, int i) { return n * i / gang.size(); };
     const Share packing = {0, rows, 1, part(panels, member), part(panels, member + 1)};
     const bool by_rows = rows >= rows_each * gang.size();
@@ -76,7 +78,7 @@ bool run_gradient(const Schedule& schedule, int threads, const Functions<T, E>& 
   const ptrdiff_t panels = code.gradient_panels(q.units);
   const double work = static_cast<double>(q.steps) * q.rows * q.units * (q.features + q.units);
   std::atomic<bool> out_of_memory{false};
-  run_gang(schedule, work < kWorthHelp ? 1 : threads, [&](int member, Gang& gang) {
+  run_gang(schedule, work < kWorthHelp ? 1 : threads, work * code.gates / kRate, [&](int member, Gang& gang) {
     const auto part = [&](int i) { return panels * i / gang.size(); };
     const Scratch scratch = allocate(code.gradient_scratch_size(q));
     if (!scratch) out_of_memory = true;
