@@ -50,9 +50,9 @@ def compare(
 ) -> dict[str, Measured]:
     """Times programs for at most about `seconds` each.
 
-    Every program first runs alone: one call that doesn't count, then for a block. Then all take turns, a block
-    each after a rest, in another order every round, so that nobody always follows the same neighbour. A program so slow that the
-    least number of rounds takes all its seconds runs alone for one call.
+    Every program first runs alone: one call that doesn't count, then for a block. Then all take turns, a block each
+    after a rest, in another order every round, so that nobody always follows the same neighbour. A program so slow
+    that the least number of rounds takes all its seconds runs alone for one call.
 
     Raises:
       Failed: a program raised.

@@ -6,6 +6,11 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any, Literal, TypeVar
 
+import jax
+import jax.numpy as jnp
+
+import recurrent_jax as rj
+from experiments.common.cells import CELLS
 from experiments.common.cli import UsageError
 from experiments.common.optimizer import Optimizer, Schedule
 
@@ -51,7 +56,7 @@ class Training:
     """Which of the measured parameters are used behind the training: the best on the valid split, or the last."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of matmul operands and hidden states; parameters stay float32."""
-    implementation: Literal["fused", "scan"] | None = None
+    implementation: Literal["native", "fused", "scan"] | None = None
     """Kernel that unrolls the cells; None lets the library choose."""
     seed: int = 0
     """Of the parameters, of the order of the examples and of dropout."""
@@ -96,12 +101,16 @@ def shares(config: Any, *names: str) -> list[Rule]:
 
 
 def kernel_fits(config: Any) -> Rule:
-    """The rule that the kernel runs the cell."""
-    return (
-        "implementation",
-        config.cell != "gru_before" or config.implementation != "fused",
-        "scan or none for --cell gru_before, whose reset gate acts before its matmul",
-    )
+    """The rule that the kernel runs the cell, here."""
+    expected = "none, or a kernel that runs the cell"
+    if config.implementation is None:
+        return "implementation", True, expected
+    cell = CELLS[config.cell](1, dtype=config.dtype)
+    try:
+        rj.explain(cell, cell.init(jax.random.key(0), 1), jnp.zeros((1, 1)), implementation=config.implementation)
+    except NotImplementedError as error:
+        return "implementation", False, f"{expected} ({error})"
+    return "implementation", True, expected
 
 
 def check(arguments: Any, rules: Iterable[Rule]) -> None:

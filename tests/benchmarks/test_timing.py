@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 import pytest
 
 from benchmarks import timing
-from benchmarks.timing import BLOCK_SECONDS, LEAST_ROUNDS, Failed, Measured, compare
+from benchmarks.timing import BLOCK_SECONDS, LEAST_ROUNDS, REST_SECONDS, Failed, Measured, compare
 
 # Blocks before the rounds: one call that doesn't count, three in two blocks for the size of a block, one block alone.
 WARM_UP = 4
@@ -18,18 +18,23 @@ FAR = 60.0
 
 
 class Clock:
-    """Time that passes only while a program is called."""
+    """Time that passes only while a program is called; rests are counted."""
 
     now = 0.0
+    rests = 0
 
     def perf_counter(self) -> float:
         return self.now
+
+    def sleep(self, seconds: float) -> None:
+        assert seconds == REST_SECONDS
+        self.rests += 1
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(timing, "time", types.SimpleNamespace(perf_counter=clock.perf_counter))
+    monkeypatch.setattr(timing, "time", types.SimpleNamespace(perf_counter=clock.perf_counter, sleep=clock.sleep))
     return clock
 
 
@@ -272,3 +277,9 @@ def test_garbage_collection_stays_off_where_it_was_off(clock: Clock) -> None:
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+def test_every_block_begins_after_a_rest(clock: Clock) -> None:
+    group = Group(clock, a=0.01, b=0.02)
+    group.compare()
+    assert clock.rests == len(group.log)

@@ -2,9 +2,15 @@
 
 #include <algorithm>
 #include <chrono>
+#include <limits>
 #include <memory>
 #include <thread>
 
+#if defined(__linux__)
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -12,16 +18,37 @@
 namespace recurrent_jax {
 namespace {
 
+constexpr int kSpins = 1000;
+constexpr auto kAwake = std::chrono::microseconds(500);
+
+inline void pause() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// Sleeps, perhaps, while the word has this value, and wakes all who do.
+#if defined(__linux__)
+static_assert(sizeof(std::atomic<uint32_t>) == sizeof(uint32_t));
+void sleep_while(std::atomic<uint32_t>& word, uint32_t value) {
+  syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, value, nullptr, nullptr, 0);
+}
+void wake_all(std::atomic<uint32_t>& word) {
+  syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, std::numeric_limits<int>::max(), nullptr, nullptr, 0);
+}
+#else
+void sleep_while(std::atomic<uint32_t>&, uint32_t) { std::this_thread::yield(); }
+void wake_all(std::atomic<uint32_t>&) {}
+#endif
+
 // Spins for a while, then lets other threads run: there may be fewer cores than members.
 class Wait {
  public:
   void operator()() {
-    if (++count_ > 4000) return std::this_thread::yield();
-#if defined(__x86_64__)
-    _mm_pause();
-#elif defined(__aarch64__)
-    asm volatile("yield");
-#endif
+    if (++count_ > 4 * kSpins) return std::this_thread::yield();
+    pause();
   }
 
  private:
@@ -43,10 +70,27 @@ struct Invitation {
 }  // namespace
 
 void Gang::barrier() {
-  const int64_t mine = arrived_.fetch_add(1, std::memory_order_acq_rel);
-  const int64_t all = (mine / size_ + 1) * size_;
-  for (Wait wait; arrived_.load(std::memory_order_acquire) < all; wait()) {
+  const uint32_t round = round_.load(std::memory_order_relaxed);
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
+    arrived_.store(0, std::memory_order_relaxed);
+    round_.fetch_add(1);
+    if (asleep_.load()) wake_all(round_);
+    return;
   }
+  const auto spin = [&] {
+    for (int i = 0; i < kSpins; ++i, pause())
+      if (round_.load(std::memory_order_acquire) != round) return true;
+    return false;
+  };
+  if (spin()) return;
+  for (const auto end = std::chrono::steady_clock::now() + kAwake; std::chrono::steady_clock::now() < end;)
+    if (spin()) return;
+  // Members that yielded to each other could stay on one core for good, beside an idle one, since nobody moves who runs
+  // all the time. One that sleeps is woken where there is room, and the others, awake for longer than that takes, are
+  // in step with it from then on.
+  asleep_.fetch_add(1);
+  while (round_.load() == round) sleep_while(round_, round);
+  asleep_.fetch_sub(1);
 }
 
 void run_gang(const Schedule& schedule, int most, double seconds, const std::function<void(int, Gang&)>& work) {

@@ -15,7 +15,10 @@ class Gang {
 
  private:
   const int size_;
-  alignas(64) std::atomic<int64_t> arrived_{0};
+  alignas(64) std::atomic<int> arrived_{0};
+  // How often all have come.
+  alignas(64) std::atomic<uint32_t> round_{0};
+  std::atomic<int> asleep_{0};
 };
 
 // Hands a task to another thread, now or later.

@@ -1,5 +1,6 @@
 // What XLA calls.
 #include <algorithm>
+#include <thread>
 #include <type_traits>
 #include <utility>
 
@@ -24,6 +25,13 @@ const Functions<T, E>& functions(int64_t cell) {
   if constexpr (std::is_same_v<E, float>) return set.of_float[cell];
   else if constexpr (std::is_same_v<E, double>) return set.of_double[cell];
   else return set.of_bfloat16[cell];
+}
+
+// Threads that can run at once: the pool's, as far as there are cores for them.
+int threads(const ffi::ThreadPool& pool) {
+  const int cores = static_cast<int>(std::thread::hardware_concurrency());
+  const int all = static_cast<int>(pool.num_threads());
+  return cores ? std::min(all, cores) : all;
 }
 
 Schedule schedule_on(ffi::ThreadPool& pool) {
@@ -128,7 +136,7 @@ struct Handlers {
     q.xs = data<E>(xs), q.gates = data<E>(d_gates), q.extra = data<E>(d_extra), q.hs = data<E>(hs), q.cs = data<T>(cs);
     q.d_w_x = data<T>(*d_w_x), q.d_bias = data<T>(*d_bias), q.d_w_h = data<T>(*d_w_h);
     q.d_bias_n = data<T>(*d_bias_n), q.d_peepholes = data<T>(*d_peepholes);
-    return result(run_gradient(schedule_on(pool), pool.num_threads(), functions<T, E>(cell), q));
+    return result(run_gradient(schedule_on(pool), threads(pool), functions<T, E>(cell), q));
   }
 
   static auto forward_binding() {
@@ -150,7 +158,7 @@ struct Handlers {
     return q;
   }
   static ffi::Error run(ffi::ThreadPool& pool, int64_t cell, const Problem<T, E>& q, Direction direction) {
-    return result(run_shares(schedule_on(pool), pool.num_threads(), functions<T, E>(cell), q, direction));
+    return result(run_shares(schedule_on(pool), threads(pool), functions<T, E>(cell), q, direction));
   }
   // Binds kCount arguments, or results, of one kind. XLA's bindings can't be moved, only handed on.
   template <class A, int kCount, class Binding>
