@@ -120,4 +120,26 @@ void run_gang(const Schedule& schedule, int most, double seconds, const std::fun
   }
 }
 
+void wait_for(const std::atomic<int>& number, int reached) {
+  for (Wait wait; number.load(std::memory_order_acquire) < reached; wait()) {
+  }
+}
+
+void run_tasks(const Schedule& schedule, int most, int count, const std::function<void(int)>& task) {
+  // Outlives the call where a helper comes late; it finds no task then.
+  struct State {
+    std::atomic<int> begun{0}, done{0};
+  };
+  const auto state = std::make_shared<State>();
+  const auto work = [state, count, &task] {
+    for (int i; (i = state->begun.fetch_add(1, std::memory_order_relaxed)) < count;) {
+      task(i);
+      state->done.fetch_add(1, std::memory_order_release);
+    }
+  };
+  for (int i = 1; i < most; ++i) schedule(work);
+  work();
+  wait_for(state->done, count);
+}
+
 }  // namespace recurrent_jax

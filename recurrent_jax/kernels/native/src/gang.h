@@ -29,4 +29,11 @@ using Schedule = std::function<void(std::function<void()>)>;
 // nothing waits for it.
 void run_gang(const Schedule& schedule, int most, double seconds, const std::function<void(int, Gang&)>& work);
 
+// Runs task(0) .. task(count - 1), begun in this order, on the caller and on at most `most - 1` helpers, whenever they
+// come: the caller waits for none before it begins, and at the end only for tasks that are under way.
+void run_tasks(const Schedule& schedule, int most, int count, const std::function<void(int)>& task);
+
+// Returns once the number is reached, by threads that are at work on it.
+void wait_for(const std::atomic<int>& number, int reached);
+
 }  // namespace recurrent_jax

@@ -41,6 +41,27 @@ void run_single(const Schedule& schedule, int threads, const Functions<T, E>& co
   });
 }
 
+// Each member packs some of the weights, then runs every so many rows: batches are often sorted by length.
+template <class T, class E>
+bool run_by_rows(const Schedule& schedule, int members, const Functions<T, E>& code, const Problem<T, E>& q,
+                 Direction direction, ptrdiff_t panels, ptrdiff_t rows) {
+  std::atomic<int> packed{0};
+  std::atomic<bool> out_of_memory{false};
+  run_tasks(schedule, members, 2 * members, [&](int task) {
+    if (task < members) {
+      code.pack(q, {0, rows, 1, panels * task / members, panels * (task + 1) / members}, direction);
+      packed.fetch_add(1, std::memory_order_release);
+      return;
+    }
+    wait_for(packed, members);
+    const Share own = {task - members, rows, members, 0, panels};
+    const Scratch scratch = allocate(code.scratch_size(q, own, direction));
+    if (!scratch) out_of_memory = true;
+    else code.run(q, own, direction, nullptr, scratch.get());
+  });
+  return !out_of_memory;
+}
+
 // Packs the weights and runs all steps, on at most `threads` threads; false: there was no memory.
 template <class T, class E>
 bool run_shares(const Schedule& schedule, int threads, const Functions<T, E>& code, const Problem<T, E>& q,
@@ -54,20 +75,18 @@ bool run_shares(const Schedule& schedule, int threads, const Functions<T, E>& co
   const ptrdiff_t panels = code.panels(q, direction), rows = of_inputs ? q.steps * q.rows : q.rows;
   const double work = static_cast<double>(q.steps) * q.rows * q.units * (of_inputs ? q.features : q.units);
   const ptrdiff_t rows_each = code.packed_size(q, direction) > kLarge ? kRowsEachOfLarge : kRowsEach;
-  std::atomic<bool> out_of_memory{false};
+  const int members = work < kWorthHelp ? 1 : threads;
+  if (rows >= rows_each * members) return run_by_rows(schedule, members, code, q, direction, panels, rows);
 
-  run_gang(schedule, work < kWorthHelp ? 1 : threads, work * code.gates / kRate, [&](int member, Gang& gang) {
-    const auto part = [&](ptrdiff_t n, int i) { return n * i / gang.size(); };
-    const Share packing = {0, rows, 1, part(panels, member), part(panels, member + 1)};
-    const bool by_rows = rows >= rows_each * gang.size();
-    // Every so many rows: batches are often sorted by length.
-    const Share own = by_rows ? Share{member, rows, gang.size(), 0, panels} : packing;
+  std::atomic<bool> out_of_memory{false};
+  run_gang(schedule, members, work * code.gates / kRate, [&](int member, Gang& gang) {
+    const auto part = [&](int i) { return panels * i / gang.size(); };
+    const Share own = {0, rows, 1, part(member), part(member + 1)};
     const Scratch scratch = allocate(code.scratch_size(q, own, direction));
     if (!scratch) out_of_memory = true;
-    code.pack(q, packing, direction);
+    code.pack(q, own, direction);
     gang.barrier();
-    if (out_of_memory) return;
-    code.run(q, own, direction, by_rows || gang.size() == 1 ? nullptr : &gang, scratch.get());
+    if (!out_of_memory) code.run(q, own, direction, gang.size() == 1 ? nullptr : &gang, scratch.get());
   });
   return !out_of_memory;
 }
@@ -77,12 +96,12 @@ template <class T, class E>
 bool run_gradient(const Schedule& schedule, int threads, const Functions<T, E>& code, const Problem<T, E>& q) {
   const ptrdiff_t panels = code.gradient_panels(q.units);
   const double work = static_cast<double>(q.steps) * q.rows * q.units * (q.features + q.units);
+  const int members = work < kWorthHelp ? 1 : threads;
   std::atomic<bool> out_of_memory{false};
-  run_gang(schedule, work < kWorthHelp ? 1 : threads, work * code.gates / kRate, [&](int member, Gang& gang) {
-    const auto part = [&](int i) { return panels * i / gang.size(); };
+  run_tasks(schedule, members, members, [&](int task) {
     const Scratch scratch = allocate(code.gradient_scratch_size(q));
     if (!scratch) out_of_memory = true;
-    else code.gradient(q, {0, q.rows, 1, part(member), part(member + 1)}, scratch.get());
+    else code.gradient(q, {0, q.rows, 1, panels * task / members, panels * (task + 1) / members}, scratch.get());
   });
   return !out_of_memory;
 }
