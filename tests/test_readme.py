@@ -9,8 +9,14 @@ from benchmarks.report import fill, tables
 from benchmarks.rows import read
 
 ROOT = pathlib.Path(__file__).parents[1]
-# The rows of the device that the READMEs speak of.
-RECORD = ROOT / "benchmarks" / "results" / "intel-r--xeon-r--processor--2-cores" / "cpu.jsonl"
+RESULTS = ROOT / "benchmarks" / "results"
+NATIVE = RESULTS / "amd-epyc--2-cores" / "native_avx512.jsonl"
+# The rows that each README speaks of.
+RECORDS = {
+    "README.md": NATIVE,
+    "recurrent_jax/kernels/native/README.md": NATIVE,
+    "benchmarks/README.md": RESULTS / "intel-r--xeon-r--processor--2-cores" / "cpu.jsonl",
+}
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +37,8 @@ def test_a_cell_of_ones_own_is_short_and_trains_through_fused(blocks):
     assert len(code) <= 15
 
 
-@pytest.mark.parametrize("name", ["README.md", "benchmarks/README.md"])
+@pytest.mark.parametrize("name", RECORDS)
 def test_tables_come_from_committed_rows(name: str) -> None:
     text = (ROOT / name).read_text()
     assert "<!-- table " in text
-    assert fill(text, tables(read(RECORD))) == text
+    assert fill(text, tables(read(RECORDS[name]))) == text

@@ -29,19 +29,37 @@ inline void pause() {
 #endif
 }
 
-// Sleeps, perhaps, while the word has this value, and wakes all who do.
+using Clock = std::chrono::steady_clock;
+
+// Sleeps, perhaps, while the word has this value, for so long at most; and wakes all who do.
 #if defined(__linux__)
-static_assert(sizeof(std::atomic<uint32_t>) == sizeof(uint32_t));
-void sleep_while(std::atomic<uint32_t>& word, uint32_t value) {
-  syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, value, nullptr, nullptr, 0);
+static_assert(sizeof(std::atomic<int>) == sizeof(int));
+void sleep_while(std::atomic<int>& word, int value, Clock::duration most) {
+  const auto nanoseconds = std::chrono::duration_cast<std::chrono::nanoseconds>(most).count();
+  const timespec limit = {static_cast<time_t>(nanoseconds / 1000000000), static_cast<long>(nanoseconds % 1000000000)};
+  syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, value, &limit, nullptr, 0);
 }
-void wake_all(std::atomic<uint32_t>& word) {
+void wake_all(std::atomic<int>& word) {
   syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, std::numeric_limits<int>::max(), nullptr, nullptr, 0);
 }
 #else
-void sleep_while(std::atomic<uint32_t>&, uint32_t) { std::this_thread::yield(); }
-void wake_all(std::atomic<uint32_t>&) {}
+void sleep_while(std::atomic<int>&, int, Clock::duration) { std::this_thread::yield(); }
+void wake_all(std::atomic<int>&) {}
 #endif
+
+// Waits until so many helpers have come, or for so many seconds. A helper can lie in the queue of the very core that the
+// caller spins on, beside an idle one, for as long as the call lasts; it gets the core when the caller sleeps, and the
+// caller, when it is woken, the idle one.
+void rendezvous(std::atomic<int>& come, int helpers, double seconds) {
+  for (int i = 0; i < kSpins; ++i, pause())
+    if (come.load() >= helpers) return;
+  const auto end = Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
+  for (int here; (here = come.load()) < helpers;) {
+    const auto left = end - Clock::now();
+    if (left <= Clock::duration::zero()) return;
+    sleep_while(come, here, left);
+  }
+}
 
 // Spins for a while, then lets other threads run: there may be fewer cores than members.
 class Wait {
@@ -70,7 +88,7 @@ struct Invitation {
 }  // namespace
 
 void Gang::barrier() {
-  const uint32_t round = round_.load(std::memory_order_relaxed);
+  const int round = round_.load(std::memory_order_relaxed);
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
     arrived_.store(0, std::memory_order_relaxed);
     round_.fetch_add(1);
@@ -83,13 +101,13 @@ void Gang::barrier() {
     return false;
   };
   if (spin()) return;
-  for (const auto end = std::chrono::steady_clock::now() + kAwake; std::chrono::steady_clock::now() < end;)
+  for (const auto end = Clock::now() + kAwake; Clock::now() < end;)
     if (spin()) return;
   // Members that yielded to each other could stay on one core for good, beside an idle one, since nobody moves who runs
   // all the time. One that sleeps is woken where there is room, and the others, awake for longer than that takes, are
   // in step with it from then on.
   asleep_.fetch_add(1);
-  while (round_.load() == round) sleep_while(round_, round);
+  while (round_.load() == round) sleep_while(round_, round, std::chrono::seconds(1));
   asleep_.fetch_sub(1);
 }
 
@@ -99,6 +117,7 @@ void run_gang(const Schedule& schedule, int most, double seconds, const std::fun
   for (int i = 1; i < most; ++i) {
     schedule([invitation] {
       const int member = invitation->joined.fetch_add(1) + 1;
+      wake_all(invitation->joined);
       if (member < 1) return;
       Gang* gang;
       for (Wait wait; !(gang = invitation->gang.load(std::memory_order_acquire)); wait()) {
@@ -107,10 +126,7 @@ void run_gang(const Schedule& schedule, int most, double seconds, const std::fun
       invitation->working.fetch_sub(1, std::memory_order_acq_rel);
     });
   }
-  const std::chrono::duration<double> patience(std::max(kWaking, seconds / 10));
-  const auto end = std::chrono::steady_clock::now() + patience;
-  for (Wait wait; invitation->joined.load() < most - 1 && std::chrono::steady_clock::now() < end; wait()) {
-  }
+  rendezvous(invitation->joined, most - 1, std::max(kWaking, seconds / 10));
   const int members = invitation->joined.exchange(kClosed) + 1;
   Gang gang(members);
   invitation->working.store(members - 1);
@@ -125,10 +141,10 @@ void wait_for(const std::atomic<int>& number, int reached) {
   }
 }
 
-void run_tasks(const Schedule& schedule, int most, int count, const std::function<void(int)>& task) {
+void run_tasks(const Schedule& schedule, int most, int count, double seconds, const std::function<void(int)>& task) {
   // Outlives the call where a helper comes late; it finds no task then.
   struct State {
-    std::atomic<int> begun{0}, done{0};
+    std::atomic<int> come{0}, begun{0}, done{0};
   };
   const auto state = std::make_shared<State>();
   const auto work = [state, count, &task] {
@@ -137,7 +153,14 @@ void run_tasks(const Schedule& schedule, int most, int count, const std::functio
       state->done.fetch_add(1, std::memory_order_release);
     }
   };
-  for (int i = 1; i < most; ++i) schedule(work);
+  for (int i = 1; i < most; ++i) {
+    schedule([state, work] {
+      state->come.fetch_add(1);
+      wake_all(state->come);
+      work();
+    });
+  }
+  rendezvous(state->come, most - 1, std::min(kWaking, seconds / 10));
   work();
   wait_for(state->done, count);
 }

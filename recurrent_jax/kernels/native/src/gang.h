@@ -17,7 +17,7 @@ class Gang {
   const int size_;
   alignas(64) std::atomic<int> arrived_{0};
   // How often all have come.
-  alignas(64) std::atomic<uint32_t> round_{0};
+  alignas(64) std::atomic<int> round_{0};
   std::atomic<int> asleep_{0};
 };
 
@@ -30,8 +30,9 @@ using Schedule = std::function<void(std::function<void()>)>;
 void run_gang(const Schedule& schedule, int most, double seconds, const std::function<void(int, Gang&)>& work);
 
 // Runs task(0) .. task(count - 1), begun in this order, on the caller and on at most `most - 1` helpers, whenever they
-// come: the caller waits for none before it begins, and at the end only for tasks that are under way.
-void run_tasks(const Schedule& schedule, int most, int count, const std::function<void(int)>& task);
+// come: the caller waits for them a moment, a tenth of the `seconds` that one thread would take at most, before it
+// begins, and at the end only for tasks that are under way.
+void run_tasks(const Schedule& schedule, int most, int count, double seconds, const std::function<void(int)>& task);
 
 // Returns once the number is reached, by threads that are at work on it.
 void wait_for(const std::atomic<int>& number, int reached);

@@ -43,11 +43,11 @@ void run_single(const Schedule& schedule, int threads, const Functions<T, E>& co
 
 // Each member packs some of the weights, then runs every so many rows: batches are often sorted by length.
 template <class T, class E>
-bool run_by_rows(const Schedule& schedule, int members, const Functions<T, E>& code, const Problem<T, E>& q,
-                 Direction direction, ptrdiff_t panels, ptrdiff_t rows) {
+bool run_by_rows(const Schedule& schedule, int members, double seconds, const Functions<T, E>& code,
+                 const Problem<T, E>& q, Direction direction, ptrdiff_t panels, ptrdiff_t rows) {
   std::atomic<int> packed{0};
   std::atomic<bool> out_of_memory{false};
-  run_tasks(schedule, members, 2 * members, [&](int task) {
+  run_tasks(schedule, members, 2 * members, seconds, [&](int task) {
     if (task < members) {
       code.pack(q, {0, rows, 1, panels * task / members, panels * (task + 1) / members}, direction);
       packed.fetch_add(1, std::memory_order_release);
@@ -76,10 +76,11 @@ bool run_shares(const Schedule& schedule, int threads, const Functions<T, E>& co
   const double work = static_cast<double>(q.steps) * q.rows * q.units * (of_inputs ? q.features : q.units);
   const ptrdiff_t rows_each = code.packed_size(q, direction) > kLarge ? kRowsEachOfLarge : kRowsEach;
   const int members = work < kWorthHelp ? 1 : threads;
-  if (rows >= rows_each * members) return run_by_rows(schedule, members, code, q, direction, panels, rows);
+  const double seconds = work * code.gates / kRate;
+  if (rows >= rows_each * members) return run_by_rows(schedule, members, seconds, code, q, direction, panels, rows);
 
   std::atomic<bool> out_of_memory{false};
-  run_gang(schedule, members, work * code.gates / kRate, [&](int member, Gang& gang) {
+  run_gang(schedule, members, seconds, [&](int member, Gang& gang) {
     const auto part = [&](int i) { return panels * i / gang.size(); };
     const Share own = {0, rows, 1, part(member), part(member + 1)};
     const Scratch scratch = allocate(code.scratch_size(q, own, direction));
@@ -98,7 +99,7 @@ bool run_gradient(const Schedule& schedule, int threads, const Functions<T, E>& 
   const double work = static_cast<double>(q.steps) * q.rows * q.units * (q.features + q.units);
   const int members = work < kWorthHelp ? 1 : threads;
   std::atomic<bool> out_of_memory{false};
-  run_tasks(schedule, members, members, [&](int task) {
+  run_tasks(schedule, members, members, work * code.gates / kRate, [&](int task) {
     const Scratch scratch = allocate(code.gradient_scratch_size(q));
     if (!scratch) out_of_memory = true;
     else code.gradient(q, {0, q.rows, 1, panels * task / members, panels * (task + 1) / members}, scratch.get());
