@@ -76,14 +76,9 @@ class Problem(NamedTuple):
 
     def __str__(self) -> str:
         steps, rows, features = self.xs.shape
-        named = {"lengths": self.lengths, "mask": self.mask, "resets": self.resets, "initial": self.initial}
-        flags = [
-            name for name, value in (named | self.options._asdict()).items() if value is not None and value is not False
-        ]
-        return (
-            f"{self.cell!r} T={steps} B={rows} D={features} ({', '.join(flags)};"
-            f" {'carry' if self.carry is not None else 'no carry'})"
-        )
+        arrays = [name for name in ("carry", "initial", "lengths", "mask", "resets") if getattr(self, name) is not None]
+        options = [name for name in ("reverse", "return_carries") if getattr(self.options, name)]
+        return f"{self.cell!r} T={steps} B={rows} D={features} ({', '.join(arrays + options)})"
 
 
 def draw(seed: int, variant: int = 0) -> Problem:
