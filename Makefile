@@ -3,6 +3,7 @@
 # make test-tfds  set up, with TensorFlow, and test the data sets of tensorflow-datasets
 # make bench      set up and run the quick benchmarks, with PyTorch and other libraries beside; tables and pictures
 # make sanitize   build the kernel `native` with sanitisers of memory, undefined behaviour and threads; run its tests
+# make fuzz       set up and hold the kernel `native` to NumPy on SHAPES=2000 random shapes from SEED=0 on
 # make wheel      build a wheel for this machine, with `native`, for every Python from 3.11 on
 # make gpu-check  test and benchmark on a GPU, with the JAX of PYTHON, which has to see it; sets up nothing
 #
@@ -14,13 +15,15 @@ VENV   ?= $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
 BIN    := $(VENV)/bin
 DEMO   ?= runs/demo
 TORCH  ?= torch==2.13.0
+SHAPES ?= 2000
+SEED   ?= 0
 BENCH  := runs/benchmarks/$(shell date +%Y%m%d-%H%M%S)
 
 # What `native` is compiled from: an install compiles it anew when any of these changes.
 NATIVE := $(wildcard recurrent_jax/kernels/native/CMakeLists.txt recurrent_jax/kernels/native/src/*)
 CHECKED := build/sanitize/librecurrent_jax_native.so
 
-.PHONY: demo test test-tfds bench gpu-check sanitize wheel lint format clean
+.PHONY: demo test test-tfds bench gpu-check fuzz sanitize wheel lint format clean
 
 demo: $(VENV)/.experiments
 	$(BIN)/python -m experiments.char_lm train --workdir $(DEMO) --preset demo
@@ -41,6 +44,9 @@ gpu-check:
 	$(PYTHON) -m pytest tests/test_device.py
 	$(PYTHON) -m benchmarks run --suite gpu --out $(BENCH).jsonl; ran=$$?; \
 	$(PYTHON) -m benchmarks report $(BENCH).jsonl && exit $$ran
+
+fuzz: $(VENV)/.test
+	$(BIN)/python -m tests.kernels.fuzz_native --shapes $(SHAPES) --seed $(SEED)
 
 # A library that is loaded into a program without sanitisers wants theirs to be there before it.
 sanitize: $(VENV)/.test

@@ -52,7 +52,7 @@ struct LstmCell {
     };
     const V c_before = S::load(at.c_before);
     const V i = S::sigmoid(seeing(0, c_before)), f = S::sigmoid(seeing(1, c_before)), g = S::tanh(z(2));
-    const V c = f * c_before + i * g;
+    const V c = S::add_products(f, c_before, i, g);
     const V o = S::sigmoid(seeing(3, c));
     S::store(at.c, c);
     S::store(at.h, o * S::tanh(c));
@@ -93,7 +93,7 @@ struct CoupledLstmCell {
   static inline void forward(const Place<T, E>& at, const T* sums) {
     const auto z = [&](int gate) { return S::load(sums + gate * S::W); };
     const V f = S::sigmoid(z(0)), g = S::tanh(z(1)), o = S::sigmoid(z(2));
-    const V c = f * S::load(at.c_before) + (T(1) - f) * g;
+    const V c = S::add_products(f, S::load(at.c_before), T(1) - f, g);
     S::store(at.c, c);
     S::store(at.h, o * S::tanh(c));
     if (!at.gates) return;
@@ -127,7 +127,7 @@ struct GruCell {
     const V r = S::sigmoid(S::load(sums + S::W)), z = S::sigmoid(S::load(sums + 2 * S::W));
     const V within = S::load(sums + 3 * S::W);
     const V n = S::tanh(S::load(sums) + r * within);
-    S::store(at.h, (T(1) - z) * n + z * S::load(at.h_before));
+    S::store(at.h, S::add_products(z, S::load(at.h_before), T(1) - z, n));
     if (!at.gates) return;
     S::store(at.gates, r);
     S::store(at.gates + at.stride, z);

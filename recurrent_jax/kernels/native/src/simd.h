@@ -117,9 +117,30 @@ struct Simd {
     std::memcpy(&all, &pairs, sizeof(all));
     return all;
   }
+  // A vector of numbers each beside one of another line; beside zeros where that is null.
+  static inline Pairs make_pairs(const Bfloat16* first, const Bfloat16* second) {
+    Halves low, high = {};
+    std::memcpy(&low, first, sizeof(low));
+    if (second) std::memcpy(&high, second, sizeof(high));
+    const Words words = __builtin_convertvector(low, Words) | __builtin_convertvector(high, Words) << 16;
+    Pairs pairs;
+    std::memcpy(&pairs, &words, sizeof(pairs));
+    return pairs;
+  }
   static inline V add_pairs(V sums, Pairs x, Pairs y) { return (V)_mm512_dpbf16_ps((__m512)sums, x, y); }
 #endif
   static inline V all(T x) { return x - V{}; }
+  // a b + c d, where c d is rounded by itself. Left alone, a compiler fuses either product with the sum, and not the
+  // same one wherever this is inlined.
+  static inline V add_products(V a, V b, V c, V d) {
+    V product = c * d;
+#if defined(__x86_64__)
+    asm("" : "+v"(product));
+#elif defined(__aarch64__)
+    asm("" : "+w"(product));
+#endif
+    return a * b + product;
+  }
   // A NaN is not smaller and not larger, and stays: so do the instructions, but compilers don't know.
   static inline V clamp(V x, T least, T most) {
 #if defined(__AVX512F__)
