@@ -31,34 +31,27 @@ inline void pause() {
 
 using Clock = std::chrono::steady_clock;
 
-// Sleeps, perhaps, while the word has this value, for so long at most; and wakes all who do.
+// Sleeps, perhaps, while the word has this value; and wakes all who do.
 #if defined(__linux__)
 static_assert(sizeof(std::atomic<int>) == sizeof(int));
-void sleep_while(std::atomic<int>& word, int value, Clock::duration most) {
-  const auto nanoseconds = std::chrono::duration_cast<std::chrono::nanoseconds>(most).count();
-  const timespec limit = {static_cast<time_t>(nanoseconds / 1000000000), static_cast<long>(nanoseconds % 1000000000)};
-  syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, value, &limit, nullptr, 0);
+void sleep_while(std::atomic<int>& word, int value) {
+  syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, value, nullptr, nullptr, 0);
 }
 void wake_all(std::atomic<int>& word) {
   syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, std::numeric_limits<int>::max(), nullptr, nullptr, 0);
 }
 #else
-void sleep_while(std::atomic<int>&, int, Clock::duration) { std::this_thread::yield(); }
+void sleep_while(std::atomic<int>&, int) { std::this_thread::yield(); }
 void wake_all(std::atomic<int>&) {}
 #endif
 
-// Waits until so many helpers have come, or for so many seconds. A helper can lie in the queue of the very core that the
-// caller spins on, beside an idle one, for as long as the call lasts; it gets the core when the caller sleeps, and the
-// caller, when it is woken, the idle one.
-void rendezvous(std::atomic<int>& come, int helpers, double seconds) {
+// Waits until so many helpers have come, or for so many seconds. A helper may lie in the queue of the caller's core: it is
+// let run there, and moves away.
+void rendezvous(const std::atomic<int>& come, int helpers, double seconds) {
   for (int i = 0; i < kSpins; ++i, pause())
-    if (come.load() >= helpers) return;
+    if (come.load(std::memory_order_acquire) >= helpers) return;
   const auto end = Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
-  for (int here; (here = come.load()) < helpers;) {
-    const auto left = end - Clock::now();
-    if (left <= Clock::duration::zero()) return;
-    sleep_while(come, here, left);
-  }
+  while (come.load(std::memory_order_acquire) < helpers && Clock::now() < end) std::this_thread::yield();
 }
 
 // Spins for a while, then lets other threads run: there may be fewer cores than members.
@@ -79,6 +72,7 @@ constexpr double kWaking = 100e-6;
 
 // Lives as long as the last task that knows it, which may run long after the call has returned.
 struct Invitation {
+  Cores cores;
   std::atomic<int> joined{0};
   std::atomic<Gang*> gang{nullptr};
   std::atomic<int> working{0};
@@ -103,21 +97,22 @@ void Gang::barrier() {
   if (spin()) return;
   for (const auto end = Clock::now() + kAwake; Clock::now() < end;)
     if (spin()) return;
-  // Members that yielded to each other could stay on one core for good, beside an idle one, since nobody moves who runs
-  // all the time. One that sleeps is woken where there is room, and the others, awake for longer than that takes, are
-  // in step with it from then on.
+  // There may be fewer cores than members. Where there are enough, the others are awake for longer than it takes to wake
+  // and settle this one, and in step with it from then on.
   asleep_.fetch_add(1);
-  while (round_.load() == round) sleep_while(round_, round, std::chrono::seconds(1));
+  while (round_.load() == round) sleep_while(round_, round);
   asleep_.fetch_sub(1);
+  cores_.settle();
 }
 
 void run_gang(const Schedule& schedule, int most, double seconds, const std::function<void(int, Gang&)>& work) {
   auto invitation = std::make_shared<Invitation>();
   invitation->work = &work;
+  invitation->cores.settle();
   for (int i = 1; i < most; ++i) {
     schedule([invitation] {
-      const int member = invitation->joined.fetch_add(1) + 1;
-      wake_all(invitation->joined);
+      invitation->cores.settle();
+      const int member = invitation->joined.fetch_add(1, std::memory_order_acq_rel) + 1;
       if (member < 1) return;
       Gang* gang;
       for (Wait wait; !(gang = invitation->gang.load(std::memory_order_acquire)); wait()) {
@@ -128,7 +123,7 @@ void run_gang(const Schedule& schedule, int most, double seconds, const std::fun
   }
   rendezvous(invitation->joined, most - 1, std::max(kWaking, seconds / 10));
   const int members = invitation->joined.exchange(kClosed) + 1;
-  Gang gang(members);
+  Gang gang(members, invitation->cores);
   invitation->working.store(members - 1);
   invitation->gang.store(&gang, std::memory_order_release);
   work(0, gang);
@@ -144,6 +139,7 @@ void wait_for(const std::atomic<int>& number, int reached) {
 void run_tasks(const Schedule& schedule, int most, int count, double seconds, const std::function<void(int)>& task) {
   // Outlives the call where a helper comes late; it finds no task then.
   struct State {
+    Cores cores;
     std::atomic<int> come{0}, begun{0}, done{0};
   };
   const auto state = std::make_shared<State>();
@@ -153,10 +149,11 @@ void run_tasks(const Schedule& schedule, int most, int count, double seconds, co
       state->done.fetch_add(1, std::memory_order_release);
     }
   };
+  state->cores.settle();
   for (int i = 1; i < most; ++i) {
     schedule([state, work] {
-      state->come.fetch_add(1);
-      wake_all(state->come);
+      state->cores.settle();
+      state->come.fetch_add(1, std::memory_order_release);
       work();
     });
   }

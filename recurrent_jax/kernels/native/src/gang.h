@@ -4,17 +4,20 @@
 #include <cstdint>
 #include <functional>
 
+#include "cores.h"
+
 namespace recurrent_jax {
 
 class Gang {
  public:
-  explicit Gang(int size) : size_(size) {}
+  Gang(int size, Cores& cores) : size_(size), cores_(cores) {}
   int size() const { return size_; }
   // Returns once every member has come here as often as the caller.
   void barrier();
 
  private:
   const int size_;
+  Cores& cores_;
   alignas(64) std::atomic<int> arrived_{0};
   // How often all have come.
   alignas(64) std::atomic<int> round_{0};
