@@ -19,7 +19,7 @@ struct Gradient {
   // Columns of a panel, all of one gate.
   static constexpr ptrdiff_t kWidth = Tile::kWidth;
   // Steps and rows whose products are added to a gradient at once, an even number.
-  static constexpr ptrdiff_t kSummed = 256;
+  static constexpr ptrdiff_t kSummed = 512;
 
   static ptrdiff_t panels_of_gate(ptrdiff_t units) { return (units + kWidth - 1) / kWidth; }
   static ptrdiff_t panels(ptrdiff_t units) { return G * panels_of_gate(units); }
