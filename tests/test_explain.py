@@ -34,8 +34,9 @@ def test_explain_gives_the_reason_of_a_refusal() -> None:
 
 def test_explain_plain_object_runs_in_the_scan() -> None:
     text = str(explained(cases.Counter()))
-    assert text.startswith("native  refuses: ")
-    assert text.endswith("\nfused   refuses: Counter is not a PointwiseCell\nscan    runs")
+    assert text.startswith("native      refuses: ")
+    assert "\nfused       refuses: Counter is not a PointwiseCell\n" in text
+    assert text.endswith("\nscan        runs")
 
 
 def test_explain_without_a_choice_goes_through_all_kernels() -> None:

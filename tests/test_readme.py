@@ -29,7 +29,7 @@ def test_examples_run_in_order(blocks, capsys):
     names = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
-    assert "fused   runs" in capsys.readouterr().out
+    assert "fused       runs" in capsys.readouterr().out
 
 
 def test_a_cell_of_ones_own_is_short_and_trains_through_fused(blocks):

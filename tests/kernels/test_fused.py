@@ -11,6 +11,7 @@ import pytest
 import recurrent_jax as rj
 from recurrent_jax.kernels import fused
 from recurrent_jax.kernels.contract import Inputs, Options
+from recurrent_jax.kernels.pointwise import Pass
 from tests import cases
 
 
@@ -40,7 +41,7 @@ def test_hoisted_projection_is_one_matmul_before_the_loop() -> None:
     given = cases.data(cell)
 
     def dots_in_forward_loop(hoist: bool) -> int:
-        forward = lambda xs: fused._forward(cell, Inputs(given.params, xs, given.carry), Options(), hoist)
+        forward = lambda xs: fused._forward(Pass(cell, Inputs(given.params, xs, given.carry), Options()), hoist)
         (loop,) = [e for e in jax.make_jaxpr(forward)(given.xs).jaxpr.eqns if e.primitive.name == "scan"]
         return str(loop.params["jaxpr"]).count("dot_general")
 
@@ -61,7 +62,7 @@ def test_default_hoist_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> No
 def test_backward_pass_saves_one_buffer_of_preactivations_for_additive_cells() -> None:
     def saved(cell: Any) -> list[tuple[int, ...]]:
         given = cases.data(cell)
-        shapes = jax.eval_shape(lambda: fused._forward(cell, Inputs(*given), Options(), False)[1][1])
+        shapes = jax.eval_shape(lambda: fused._forward(Pass(cell, Inputs(*given), Options()), False)[1].pre)
         return [leaf.shape for leaf in shapes]
 
     shape = (cases.STEPS, *cases.BATCH)

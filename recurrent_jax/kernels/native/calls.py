@@ -12,6 +12,7 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 
 from recurrent_jax.cells.base import Array, accumulator
+from recurrent_jax.kernels.mesh import result_like
 from recurrent_jax.kernels.native import library, portable
 from recurrent_jax.kernels.native.lowering import compiled_or_portable
 from recurrent_jax.kernels.native.problem import Carries, Flags, Kind, Saved, Weights
@@ -226,7 +227,7 @@ def _call(
     arguments = [array(a, dtype) for a in operands]
     arguments += [array(a, exactly) for a in exact]
     arguments += [array(a, jnp.bool_) for a in flags]
-    like = lambda shape, dtype: _like(given, (0,) if shape is None else shape, dtype)
+    like = lambda shape, dtype: result_like(given, (0,) if shape is None else shape, dtype)
     out_types = [like(shape, dtype) for shape in results] + [like(shape, exactly) for shape in exact_results]
     if packed is not None:
         # A size that is left open occurs in export, where compiled code does not go.
@@ -236,13 +237,3 @@ def _call(
     call = jax.ffi.ffi_call(library.target(direction, dtype.name), out_types, input_output_aliases=aliases)
     out = call(*arguments, cell=np.int64(kind.cell.number), reverse=kind.reverse)
     return [None if shape is None else a for shape, a in zip([*results, *exact_results], out, strict=False)]
-
-
-def _like(array: Array, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
-    """A result of this shape and dtype that varies over a mesh as `array` does."""
-    kind: Any = jax.typeof(array)
-    mesh = kind.sharding.mesh
-    sharding = None if mesh.empty else jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    name = "manual_axis_type" if hasattr(kind, "manual_axis_type") else "vma"  # as JAX called it at first
-    result: Any = jax.ShapeDtypeStruct
-    return result(shape, dtype, sharding=sharding, **{name: getattr(kind, name)})

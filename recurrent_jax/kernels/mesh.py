@@ -1,0 +1,33 @@
+"""Results of calls that JAX can't see into, where a program is spread over a mesh."""
+
+from typing import Any
+
+import jax
+
+from recurrent_jax.cells.base import Array
+
+
+def result_like(array: Array, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+    """A result of this shape and dtype that varies over a mesh as `array` does."""
+    kind: Any = jax.typeof(array)
+    mesh = kind.sharding.mesh
+    sharding = None if mesh.empty else jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    result: Any = jax.ShapeDtypeStruct
+    return result(shape, dtype, sharding=sharding, **{_name(kind): _variation(array)})
+
+
+def varying_like(array: Array, other: Array) -> Array:
+    """The same array, which varies over a mesh as `other` does too."""
+    if _variation(array) == _variation(other):
+        return array
+    return array + other.reshape(-1)[:0].sum().astype(array.dtype)
+
+
+def _name(kind: Any) -> str:
+    return "manual_axis_type" if hasattr(kind, "manual_axis_type") else "vma"  # as JAX called it at first
+
+
+def _variation(array: Array) -> Any:
+    """The axes of a mesh over which the array varies."""
+    kind = jax.typeof(array)
+    return getattr(kind, _name(kind))

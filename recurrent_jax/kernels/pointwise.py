@@ -1,0 +1,228 @@
+"""What kernels of any pointwise cell share: which cells they take, one step, its reverse, and the matmuls around loops.
+
+Forward, for reverse mode: the loop saves what `pointwise` read, that is, each step's carry and the
+pre-activations (z and r, or their sum where the cell uses nothing else).
+
+Backward: a reverse loop carries only the cotangent of the carry; each step calls `jax.vjp` of
+`pointwise` and one matmul, dh += dr W_h^T. All weight gradients and dx are then one large matmul each.
+
+A kernel is two loops over these steps.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from recurrent_jax.cells.base import Array, PointwiseCell, accumulator, apply_pointwise, matmul
+from recurrent_jax.kernels import scan
+from recurrent_jax.kernels.contract import Inputs, Options, Outputs, select
+from recurrent_jax.kernels.derivative import with_backward
+from recurrent_jax.kernels.structure import Structure, analyse
+
+
+class Saved(NamedTuple):
+    """What the backward loop reads: the carry that each step consumed, and its pre-activations, one array or two."""
+
+    starts: Any
+    pre: tuple[Array, ...]
+
+
+class State(NamedTuple):
+    """What the backward loop carries: cotangents in at least float32.
+
+    Attributes:
+      carry: of the carry.
+      own: of the parameters that `pointwise` reads.
+      initial: of the carry that a reset restores; None where there are no resets.
+    """
+
+    carry: Any
+    own: list[Array]
+    initial: Any
+
+
+class Loops(NamedTuple):
+    """The two loops of a kernel.
+
+    Attributes:
+      forward: from a pass to the outputs and what is saved.
+      backward: from a pass, what was saved and the cotangent of the outputs to the last state and the cotangents of
+        the pre-activations of every step.
+      primal: from a pass to the outputs, where nothing is differentiated; None runs the plain scan.
+    """
+
+    forward: Callable[["Pass"], tuple[Outputs, Saved]]
+    backward: Callable[["Pass", Saved, Outputs], tuple[State, list[Array]]]
+    primal: Callable[["Pass"], Outputs] | None = None
+
+
+class Pass:
+    """One unrolling of a pointwise cell, and its steps."""
+
+    def __init__(self, cell: PointwiseCell, inputs: Inputs, options: Options) -> None:
+        self.cell, self.inputs, self.options = cell, inputs, options
+        self.additive, self.used = _structure(cell, inputs)
+        self.exact = accumulator(cell.compute_dtype)
+
+    @property
+    def own(self) -> list[Array]:
+        """The parameters that `pointwise` reads."""
+        leaves = jax.tree.leaves(self.inputs.params)
+        return [leaf for leaf, is_used in zip(leaves, self.used, strict=True) if is_used]
+
+    def params(self, own: list[Array], others: list[Array]) -> Any:
+        """All parameters: those that `pointwise` reads, and for the rest these."""
+        supplied, rest = iter(own), iter(others)
+        leaves = [next(supplied if is_used else rest) for is_used in self.used]
+        return jax.tree.unflatten(jax.tree.structure(self.inputs.params), leaves)
+
+    @property
+    def others(self) -> list[Array]:
+        """The parameters that `pointwise` does not read."""
+        leaves = jax.tree.leaves(self.inputs.params)
+        return [leaf for leaf, is_used in zip(leaves, self.used, strict=True) if not is_used]
+
+    def step(self, params: Any, w_h: Array, carry: Any, z: Array) -> tuple[Any, Any]:
+        """The next carry, and the output with what is saved of the pre-activations."""
+        small = lambda a: a.astype(self.cell.compute_dtype)
+        r = matmul(carry.h, w_h)
+        new, y = apply_pointwise(self.cell, params, carry, z, r)
+        return new, (y, (small(z + r),) if self.additive else (small(z), small(r)))
+
+    def reverse_step(
+        self,
+        own: list[Array],
+        others: list[Array],
+        w_h_transposed: Array,
+        state: State,
+        start: Any,
+        pre: list[Array],
+        dy: Any,
+        d_after: Any,
+        keep: Array | None,
+        reset: Array | None,
+    ) -> tuple[State, list[Array]]:
+        """The state before a step, and the cotangents of its pre-activations.
+
+        Args:
+          start, pre: what was saved of the step.
+          dy, d_after: the cotangents of its output, and of the carry after it, None where that was not returned.
+        """
+        up = lambda tree: jax.tree.map(lambda a: a.astype(self.exact), tree)
+
+        def pointwise(own: list[Array], carry: Any, *pre: Array) -> Any:
+            z, r = (pre[0], jnp.zeros_like(pre[0])) if self.additive else pre
+            return apply_pointwise(self.cell, self.params(own, others), carry, z, r)
+
+        d_carry, d_own, d_initial = state
+        if d_after is not None:
+            d_carry = jax.tree.map(jnp.add, d_carry, up(d_after))
+        zeros = jax.tree.map(jnp.zeros_like, (d_carry, dy))
+        d_new, held = d_carry, zeros[0]
+        if keep is not None:
+            (d_new, dy), held = select(keep, (d_carry, dy), zeros), select(keep, zeros[0], d_carry)
+
+        _, vjp = jax.vjp(pointwise, own, start, *up(pre))
+        d_new = jax.tree.map(lambda d, c: d.astype(c.dtype), d_new, start)
+        d_used, d_start, *d_pre = vjp((d_new, dy))
+        d_pre = [d.astype(self.cell.compute_dtype) for d in d_pre]
+        d_start = up(d_start)
+        d_start = d_start._replace(h=d_start.h + matmul(d_pre[-1], w_h_transposed))
+
+        d_own = jax.tree.map(lambda total, d: total + d.astype(self.exact), d_own, d_used)
+        if reset is not None:
+            acts = reset if keep is None else reset & keep
+            d_initial = jax.tree.map(jnp.add, d_initial, select(acts, d_start, zeros[0]))
+            d_start = select(reset, zeros[0], d_start)
+        d_carry = jax.tree.map(jnp.add, d_start, held) if keep is not None else d_start
+        return State(d_carry, d_own, d_initial), d_pre
+
+    def last_state(self, cotangent: Outputs) -> State:
+        """What the backward loop begins with."""
+        d_final = jax.tree.map(lambda a: a.astype(self.exact), cotangent.carry)
+        no_initial = None if self.inputs.initial is None else jax.tree.map(jnp.zeros_like, d_final)
+        return State(d_final, [jnp.zeros_like(leaf, self.exact) for leaf in self.own], no_initial)
+
+
+def refuses(cell: Any, inputs: Inputs) -> str | None:
+    """Refuses cells that are not pointwise, or whose parts are not of the shapes and dtypes that takes."""
+    if not isinstance(cell, PointwiseCell):
+        return f"{type(cell).__name__} is not a PointwiseCell"
+    if not cell.is_pointwise:
+        return f"{cell!r} is more than one recurrent matmul and an elementwise function"
+    if any(isinstance(value, jax.core.Tracer) for value in vars(cell).values()):
+        return "a field of the cell is a traced array; make it a parameter"
+    if not (hasattr(inputs.carry, "_replace") and hasattr(inputs.carry, "h")):
+        return f"the carry {type(inputs.carry).__name__} is not a NamedTuple with a field h"
+    for name in ("params", "carry"):
+        dtypes = {a.dtype for a in jax.tree.leaves(getattr(inputs, name))}
+        others = sorted(str(dtype) for dtype in dtypes if not jnp.issubdtype(dtype, jnp.floating))
+        if others:
+            return f"{name} of dtype {', '.join(others)}: its backward pass carries floating cotangents only"
+    z, r = _pre_activations(cell, inputs)
+    if getattr(z, "shape", None) != r.shape:
+        return f"project gives {getattr(z, 'shape', type(z).__name__)} where h W_h is {r.shape}"
+    return None
+
+
+def run(cell: PointwiseCell, inputs: Inputs, options: Options, loops: Loops) -> Outputs:
+    """Unrolls a pointwise cell by these loops."""
+    if not inputs.xs.size:
+        return scan.run(cell, inputs, options)  # no step, no difference
+
+    def reference(args: Any, flags: Any) -> Outputs:
+        return scan.run(cell, Inputs(**args, **flags), options)
+
+    def forward(args: Any, flags: Any) -> tuple[Outputs, Saved]:
+        return loops.forward(Pass(cell, Inputs(**args, **flags), options))
+
+    def backward(args: Any, flags: Any, saved: Saved, cotangent: Outputs) -> Any:
+        unrolled = Pass(cell, Inputs(**args, **flags), options)
+        return _gradients(unrolled, saved, *loops.backward(unrolled, saved, cotangent))
+
+    def primal(args: Any, flags: Any) -> Outputs:
+        assert loops.primal is not None
+        return loops.primal(Pass(cell, Inputs(**args, **flags), options))
+
+    given = inputs._asdict()
+    flags = {name: given.pop(name) for name in ("mask", "resets")}
+    return with_backward(reference, forward, backward, primal if loops.primal else None)(given, flags)
+
+
+def _pre_activations(cell: PointwiseCell, inputs: Inputs) -> tuple[Any, Any]:
+    """Shapes and dtypes of `z` and `r` of one step."""
+
+    def both(params: Any, x: Array, h: Array) -> tuple[Any, Array]:
+        return cell.project(params, x), matmul(h, cell.recurrent_kernel(params))
+
+    x = jax.ShapeDtypeStruct(inputs.xs.shape[1:], inputs.xs.dtype)
+    return jax.eval_shape(both, inputs.params, x, inputs.carry.h)
+
+
+def _structure(cell: PointwiseCell, inputs: Inputs) -> Structure:
+    """What `pointwise` does with its arguments, at the shapes of this call."""
+    return analyse(cell, inputs.params, inputs.carry, *_pre_activations(cell, inputs))
+
+
+def _gradients(unrolled: Pass, saved: Saved, state: State, d_pre: list[Array]) -> Any:
+    """The cotangents of params, xs, carry and initial, of what the backward loop left."""
+    cell, inputs = unrolled.cell, unrolled.inputs
+    params = inputs.params
+    w_h, kernel_vjp = jax.vjp(cell.recurrent_kernel, params)
+    # Rows first: a matmul over two contracted axes would make the compiler copy both operands.
+    rows = lambda a: a.reshape(-1, a.shape[-1])
+    d_w_h = matmul(rows(saved.starts.h).T, rows(d_pre[-1]))
+    z, project_vjp = jax.vjp(cell.project, params, rows(inputs.xs))
+    d_params, d_xs = project_vjp(rows(d_pre[0]).astype(z.dtype))
+    (d_params_kernel,) = kernel_vjp(d_w_h.astype(w_h.dtype))
+    d_own = [d.astype(leaf.dtype) for d, leaf in zip(state.own, unrolled.own, strict=True)]
+    d_params_own = unrolled.params(d_own, [jnp.zeros_like(leaf) for leaf in unrolled.others])
+    down = lambda tree, like: jax.tree.map(lambda d, a: d.astype(a.dtype), tree, like)
+    return {
+        "params": jax.tree.map(lambda *d: sum(d[1:], d[0]), d_params, d_params_kernel, d_params_own),
+        "xs": d_xs.reshape(inputs.xs.shape),
+        "carry": down(state.carry, inputs.carry),
+        "initial": down(state.initial, inputs.initial),
+    }
