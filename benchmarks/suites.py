@@ -17,6 +17,8 @@ IMPLEMENTATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "scan": ("jax.lax.scan over the step: what one writes without this library", {"implementation": "scan"}),
     "native": ("compiled code for CPUs", {"implementation": "native"}),
     "fused": ("the scan with its own backward pass", {"implementation": "fused"}),
+    "pallas_tpu": ("the loop in one kernel on a TPU", {"implementation": "pallas_tpu"}),
+    "cudnn": ("jax.experimental.rnn behind our contract", {"implementation": "cudnn"}),
     "checkpoint_every=64": ("carries stored every 64 steps, the rest computed again", {"checkpoint_every": 64}),
 }
 # The case that stands in the middle of all sweeps.
@@ -68,6 +70,8 @@ def _step(cases: Sequence[str], cells: Sequence[str] = HEADLINE, dtypes: Sequenc
 
 
 _EVERY_CELL = tuple(CELLS)
+# What may run on an accelerator.
+_ACCELERATED = ("scan", "fused", "pallas_tpu", "cudnn")
 _LONG = Block((GRADIENT,), ("long",), implementations=("scan", "fused", "native", "checkpoint_every=64"), peers=())
 
 SUITES = {
@@ -111,9 +115,9 @@ SUITES = {
     "gpu": Suite(
         "headline cells on an accelerator, float32 and half precision, within nine minutes",
         blocks=(
-            Block((GRADIENT, FORWARD), (MIDDLE,), dtypes=("float32", "bfloat16")),
+            Block((GRADIENT, FORWARD), (MIDDLE,), dtypes=("float32", "bfloat16"), implementations=_ACCELERATED),
             _step(("stream",), dtypes=("float32", "bfloat16")),
-            Block((GRADIENT,), ("wide",), dtypes=("float32", "bfloat16")),
+            Block((GRADIENT,), ("wide",), dtypes=("float32", "bfloat16"), implementations=_ACCELERATED),
             Block((GRADIENT,), ("H=64", "H=512", "B=1", "T=1024")),
             Block((TRAIN,), (MIDDLE,), dtypes=("float32", "bfloat16")),
             Block((GRADIENT,), (MIDDLE,), dtypes=("float16",)),
