@@ -108,6 +108,8 @@ def step(cell: Any, params: Any, carry: Any, x: Array, *, implementation: Implem
       >>> y.shape
       (8,)
     """
+    if not jnp.ndim(x):
+        raise ValueError(f"x: expected [..., D], got {x!r}")
     xs = jnp.asarray(x)[jnp.newaxis]
     chosen = explain(cell, params, xs, carry, implementation=implementation).chosen
     # A loop of one step is no faster than the step.

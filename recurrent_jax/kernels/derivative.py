@@ -112,22 +112,18 @@ def _zero_tangent(leaf: Array) -> Any:
 
 def _plus_zero(tree: Any, source: Any) -> Any:
     """`tree`, each leaf of it depending linearly on all leaves of `source`."""
-    empty = _empty(source)
-    return jax.tree.map(lambda leaf: leaf + _padded(empty, leaf, 0.0), tree)
+    zero = _zero(source)
+    return jax.tree.map(lambda leaf: leaf + zero.astype(leaf.dtype), tree)
 
 
 def _times_one(tree: Any, source: Any) -> Any:
     """`tree`, each leaf of it multiplied by a one that depends on all leaves of `source`."""
-    empty = _empty(source)
-    return jax.tree.map(lambda leaf: leaf * _padded(empty, leaf, 1.0), tree)
+    zero = _zero(source)
+    return jax.tree.map(lambda leaf: leaf * (1 + zero).astype(leaf.dtype), tree)
 
 
-def _empty(source: Any) -> Array:
-    """An array without elements that depends on every leaf."""
-    return jnp.concatenate([leaf.reshape(-1)[:0].astype(jnp.float32) for leaf in jax.tree.leaves(source)])
-
-
-def _padded(empty: Array, like: Array, value: float) -> Array:
-    """An empty array padded with `value` to the shape and dtype of `like`."""
-    whole = lax.pad(empty, jnp.asarray(value, jnp.float32), [(0, like.size, 0)])
-    return whole.reshape(like.shape).astype(like.dtype)
+def _zero(source: Any) -> Array:
+    """A zero that depends on every leaf: the sum of no elements of each."""
+    none = lambda leaf: lax.slice(leaf, (0,) * leaf.ndim, (0,) * leaf.ndim)
+    total: Any = sum(jnp.sum(none(leaf)).astype(jnp.float32) for leaf in jax.tree.leaves(source))
+    return total

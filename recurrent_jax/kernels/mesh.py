@@ -16,6 +16,14 @@ def result_like(array: Array, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDt
     return result(shape, dtype, sharding=sharding, **{_name(kind): _variation(array)})
 
 
+def spread(array: Array) -> str | None:
+    """Why a kernel of its own derivative does not take the array: it lies over explicit axes of a mesh."""
+    spec = jax.typeof(array).sharding.spec
+    if all(axes is None for axes in spec):
+        return None
+    return f"xs is spread over a mesh as {spec}; within jax.shard_map each device has its part"
+
+
 def varying_like(array: Array, other: Array) -> Array:
     """The same array, which varies over a mesh as `other` does too."""
     if _variation(array) == _variation(other):

@@ -19,6 +19,7 @@ from recurrent_jax.cells.base import Array, PointwiseCell, accumulator, apply_po
 from recurrent_jax.kernels import scan
 from recurrent_jax.kernels.contract import Inputs, Options, Outputs, select
 from recurrent_jax.kernels.derivative import with_backward
+from recurrent_jax.kernels.mesh import spread
 from recurrent_jax.kernels.structure import Structure, analyse
 
 
@@ -161,6 +162,9 @@ def refuses(cell: Any, inputs: Inputs) -> str | None:
         others = sorted(str(dtype) for dtype in dtypes if not jnp.issubdtype(dtype, jnp.floating))
         if others:
             return f"{name} of dtype {', '.join(others)}: its backward pass carries floating cotangents only"
+    reason = spread(inputs.xs)
+    if reason is not None:
+        return reason
     z, r = _pre_activations(cell, inputs)
     if getattr(z, "shape", None) != r.shape:
         return f"project gives {getattr(z, 'shape', type(z).__name__)} where h W_h is {r.shape}"

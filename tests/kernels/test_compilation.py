@@ -17,6 +17,11 @@ REORDERED = 1e-13
 
 # Every kernel by its name, and the one that is taken where none is named.
 over_kernels_and_default = pytest.mark.parametrize("kernel", [*cases.each(REGISTRY), pytest.param(None, id="default")])
+WHOLE, ROWS, TIME_ROWS = (
+    jax.sharding.PartitionSpec(),
+    jax.sharding.PartitionSpec("rows"),
+    jax.sharding.PartitionSpec(None, "rows"),
+)
 
 
 def loss(cell: Any, kernel: str | None, params: Any, xs: Any, carry: Any, lengths: Any = None) -> Any:
@@ -100,6 +105,32 @@ def test_export_round_trip_changes_nothing(kernel: str | None) -> None:
     cases.assert_close(loaded.call(*leaves), flat(*leaves), REORDERED)
 
 
+@pytest.mark.parametrize("kernel", [None, "fused", "scan"])
+def test_export_takes_any_number_of_steps_and_rows(kernel: str | None) -> None:
+    cell = rj.LSTM(cases.UNITS)
+    params = cases.data(cell).params
+    steps, rows = jax.export.symbolic_shape("steps, rows")
+    run = jax.jit(jax.value_and_grad(lambda xs, params: loss(cell, kernel, params, xs, None)))
+    leaves = jax.ShapeDtypeStruct((steps, rows, cases.FEATURES), jnp.float32)
+    loaded = jax.export.deserialize(jax.export.export(run)(leaves, params).serialize())
+    for batch, count in (((3,), 6), ((5,), 2)):
+        xs = cases.data(cell, batch, count).xs
+        cases.assert_close(loaded.call(xs, params), run(xs, params), 1e-5)
+
+
+@pytest.mark.parametrize("kernel", [None, "scan"])
+def test_a_batch_spread_over_an_explicit_mesh_stays_so(kernel: str | None) -> None:
+    cell = rj.LSTM(cases.UNITS)
+    given = cases.data(cell)
+    mesh = jax.make_mesh((1,), ("rows",), axis_types=(jax.sharding.AxisType.Explicit,))
+    xs = jax.device_put(given.xs, jax.sharding.NamedSharding(mesh, TIME_ROWS))
+    run = jax.jit(jax.value_and_grad(lambda xs, params: loss(cell, kernel, params, xs, None)))
+    assert rj.unroll(cell, given.params, xs, implementation=kernel)[1].sharding.spec == jax.sharding.PartitionSpec(
+        None, "rows", None
+    )
+    cases.assert_close(run(xs, given.params), run(given.xs, given.params), 1e-6)
+
+
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 @over_kernels_and_default
 def test_gradient_lowers_for_other_devices(kernel: str | None, platform: str) -> None:
@@ -115,13 +146,6 @@ def on_mesh(function: Any, in_specs: Any, out_specs: Any) -> Any:
     """`shard_map` over the batch on a mesh of one device, which has all the rules of a larger one."""
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("rows",))
     return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs))
-
-
-WHOLE, ROWS, TIME_ROWS = (
-    jax.sharding.PartitionSpec(),
-    jax.sharding.PartitionSpec("rows"),
-    jax.sharding.PartitionSpec(None, "rows"),
-)
 
 
 @pytest.mark.parametrize("given_carry", [True, False], ids=["carry", "no carry"])

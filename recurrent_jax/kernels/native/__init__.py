@@ -26,6 +26,7 @@ from recurrent_jax.cells.rnn import RNN
 from recurrent_jax.kernels import scan
 from recurrent_jax.kernels.contract import Inputs, Options, Outputs
 from recurrent_jax.kernels.derivative import with_backward
+from recurrent_jax.kernels.mesh import spread
 from recurrent_jax.kernels.native import calls, library, problem
 from recurrent_jax.kernels.native.problem import Carries, Cell, Flags, Kind, Saved, Weights
 
@@ -51,6 +52,9 @@ def refuses(cell: Any, inputs: Inputs, options: Options) -> str | None:
         return f"{cell!r} is not among its cells: {cells}"
     if cell.compute_dtype.name not in library.DTYPES:
         return f"dtype {cell.compute_dtype}: it computes in {', '.join(library.DTYPES)}"
+    reason = spread(inputs.xs)
+    if reason is not None:
+        return reason
     features, units, columns = inputs.xs.shape[-1], cell.hidden_size, cell.gates * cell.hidden_size
     expected = {"w_x": (features, columns), "w_h": (units, columns), "b": (columns,)}
     if known.has_extra:
@@ -126,7 +130,7 @@ def _carries(cell: Any, inputs: Inputs) -> Carries:
 
 def _flags(inputs: Inputs) -> Flags:
     """Mask and resets, `[T, B]` each."""
-    steps = len(inputs.xs)
+    steps = inputs.xs.shape[0]
     return Flags(_shaped(inputs.mask, steps, -1), _shaped(inputs.resets, steps, -1))
 
 

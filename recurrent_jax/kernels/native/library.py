@@ -45,23 +45,33 @@ def load() -> Library:
     folders = sys.modules[__package__].__path__
     paths = [pathlib.Path(other)] if other else [pathlib.Path(folder) / FILE for folder in folders]
     found = [path for path in paths if path.exists()]
+    if not found and other:
+        return Library(None, f"RECURRENT_JAX_NATIVE: there is no file {other}")
     if not found:
         return Library(None, f"not built: {HOW_TO_BUILD}")
     try:
         code = ctypes.cdll.LoadLibrary(str(found[0]))
+        handlers = {
+            (direction, dtype): jax.ffi.pycapsule(getattr(code, f"RecurrentJax_{direction}_{dtype}"))
+            for direction in DIRECTIONS
+            for dtype in DTYPES
+        }
     except OSError as error:
         return Library(None, f"built, but it can't be loaded: {error}")
+    except AttributeError as error:
+        return Library(None, f"built from other sources: {error}; {HOW_TO_BUILD}")
     code.RecurrentJaxApi.restype = ctypes.c_int64
+    code.RecurrentJaxInstructionSet.restype = ctypes.c_char_p
     # XLA would refuse with the first computation, whatever it is, and the whole CPU with it.
     if code.RecurrentJaxApi() > _api_of_xla():
         return Library(None, f"built for a newer JAX than {jax.__version__}: {HOW_TO_BUILD}")
-    for direction in DIRECTIONS:
-        for dtype in DTYPES:
-            handler = jax.ffi.pycapsule(getattr(code, f"RecurrentJax_{direction}_{dtype}"))
-            jax.ffi.register_ffi_target(target(direction, dtype), handler, platform="cpu")
+    asked, used = os.environ.get("RECURRENT_JAX_INSTRUCTION_SET"), code.RecurrentJaxInstructionSet().decode()
+    if asked and asked != used:
+        return Library(None, f"RECURRENT_JAX_INSTRUCTION_SET={asked}: this processor, or this build, has no such set")
+    for (direction, dtype), handler in handlers.items():
+        jax.ffi.register_ffi_target(target(direction, dtype), handler, platform="cpu")
     code.RecurrentJaxPackedSize.restype = ctypes.c_int64
     code.RecurrentJaxPackedSize.argtypes = [ctypes.c_int64] * 7
-    code.RecurrentJaxInstructionSet.restype = ctypes.c_char_p
     return Library(code, None)
 
 

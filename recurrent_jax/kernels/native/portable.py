@@ -157,7 +157,7 @@ def _forward_step(cell: Cell, weights: Weights, start: Any, z: Array, r: Array) 
         extra = r_n + along_batch(weights.b_n, r_n)
         n = jnp.tanh(z_n + reset * extra)
         return ((1 - update) * n + update * h, None), (jnp.concatenate([reset, update, n], axis=-1), extra)
-    return (jnp.tanh(z + r) if cell == TANH else jax.nn.relu(z + r), None), (z, None)
+    return (jnp.tanh(z + r) if cell == TANH else jax.nn.relu(z + r), None), (None, None)
 
 
 def _backward_step(cell: Cell, peepholes: Any, saved: Any, start: Any, dh: Array, dc: Any) -> Any:

@@ -26,6 +26,11 @@ class Cell(NamedTuple):
     has_extra: bool = False
     has_peepholes: bool = False
 
+    @property
+    def saves_gates(self) -> bool:
+        """Whether the backward pass needs more than the carries."""
+        return self.gates > 1
+
 
 TANH = Cell(0, gates=1)
 RELU = Cell(1, gates=1)
@@ -64,8 +69,8 @@ class Flags(NamedTuple):
 class Saved(NamedTuple):
     """What the backward pass needs of each step: the gates `[T, B, GH]`, the GRU's `extra [T, B, H]`, the carries.
 
-    `extra` is what the reset gate multiplies, `h W_hn + b_n`. Gates and `extra` hold anything at masked steps, and the
-    gates of an RNN everywhere.
+    `extra` is what the reset gate multiplies, `h W_hn + b_n`. Gates and `extra` are of no use at masked steps. An RNN
+    has no gates to save: what the backward pass needs is in `hs`.
     """
 
     gates: Array | None

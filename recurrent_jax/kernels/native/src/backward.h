@@ -82,7 +82,7 @@ struct Backward {
       }
       add(q.d_ys + at + begin, end - begin, place.dh + begin);
       for (ptrdiff_t u = begin; u < end; u += W)
-        with_vector<G>(place, u, end - u, [](const Place<T, E>& here) { C::backward(here); });
+        with_vector<G, true>(place, u, end - u, [](const Place<T, E>& here) { C::backward(here); });
       scratch.gates[active] = place.gates;
       scratch.extras[active] = place.extra;
       scratch.targets[active++] = place.dh;

@@ -101,7 +101,7 @@ struct Forward {
         const ptrdiff_t unit = p * kUnits + v * W;
         if (unit >= q.units) break;
         const T* own = sums + i * kSums + v * kSlots * W;
-        with_vector<G>(rows[i], unit, q.units - unit, [&](const Place<T, E>& at) { C::forward(at, own); });
+        with_vector<G, false>(rows[i], unit, q.units - unit, [&](const Place<T, E>& at) { C::forward(at, own); });
       }
   }
 
@@ -122,6 +122,10 @@ struct Forward {
     if (q.keep && !q.keep[t * q.rows + b]) {
       copy(place.h_before + first, wide, place.h + first);
       if (place.c != place.c_before) copy(place.c_before + first, wide, place.c + first);
+      // Nobody reads them, but they are saved where users may look for NaN.
+      for (int g = 0; q.gates && g < G; ++g) zero(wide, q.gates + at * G + g * q.units + first);
+      if constexpr (C::kHasExtra)
+        if (q.extra) zero(wide, q.extra + at + first);
       return false;
     }
     if (q.reset && q.reset[t * q.rows + b]) {

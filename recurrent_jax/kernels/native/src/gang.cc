@@ -121,7 +121,7 @@ void run_gang(const Schedule& schedule, int most, double seconds, const std::fun
       invitation->working.fetch_sub(1, std::memory_order_acq_rel);
     });
   }
-  rendezvous(invitation->joined, most - 1, std::max(kWaking, seconds / 10));
+  rendezvous(invitation->joined, most - 1, std::min(seconds, std::max(kWaking, seconds / 10)));
   const int members = invitation->joined.exchange(kClosed) + 1;
   Gang gang(members, invitation->cores);
   invitation->working.store(members - 1);

@@ -28,8 +28,8 @@ class Gang {
 using Schedule = std::function<void(std::function<void()>)>;
 
 // Runs work(member, gang) on the caller, as member 0, and on at most `most - 1` helpers: those that come within a tenth
-// of the `seconds` that one thread would take. A pool that is busy, or that never runs a task, costs that tenth, and
-// nothing waits for it.
+// of the `seconds` that one thread would take, or while a thread wakes up where that is longer, but not longer than
+// those seconds. A pool that is busy, or that never runs a task, costs that time, and nothing waits for it.
 void run_gang(const Schedule& schedule, int most, double seconds, const std::function<void(int, Gang&)>& work);
 
 // Runs task(0) .. task(count - 1), begun in this order, on the caller and on at most `most - 1` helpers, whenever they

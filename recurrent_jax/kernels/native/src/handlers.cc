@@ -1,5 +1,7 @@
 // What XLA calls.
 #include <algorithm>
+#include <new>
+#include <string>
 #include <thread>
 #include <type_traits>
 #include <utility>
@@ -38,8 +40,13 @@ Schedule schedule_on(ffi::ThreadPool& pool) {
   return [&](std::function<void()> task) { pool.Schedule(std::move(task)); };
 }
 
-ffi::Error result(bool had_memory) {
-  if (had_memory) return ffi::Error::Success();
+// The result of work that says whether it had memory; no exception leaves this library.
+template <class Work>
+ffi::Error guarded(const Work& work) {
+  try {
+    if (work()) return ffi::Error::Success();
+  } catch (const std::bad_alloc&) {
+  }
   return ffi::Error(ffi::ErrorCode::kResourceExhausted, "recurrent_jax: no memory for scratch");
 }
 
@@ -91,9 +98,9 @@ struct Handlers {
     q.xs = data<E>(xs), q.w_x = data<E>(w_x), q.w_h = data<E>(w_h);
     q.bias = data<T>(bias), q.bias_n = data<T>(bias_n), q.peepholes = data<T>(peepholes);
     q.gates = data<E>(*gates), q.extra = data<E>(*extra), q.hs = data<E>(*hs);
-    q.cs = data<T>(*cs), q.c_last = data<T>(*c_last), q.panels = panels->untyped_data();
-    use_large_pages(gates), use_large_pages(extra), use_large_pages(hs), use_large_pages(cs), use_large_pages(panels);
-    return run(pool, cell, q, Direction::kForward);
+    q.cs = data<T>(*cs), q.c_last = data<T>(*c_last);
+    use_large_pages(gates), use_large_pages(extra), use_large_pages(hs), use_large_pages(cs);
+    return run(pool, cell, q, panels, Direction::kForward);
   }
 
   static ffi::Error backward(ffi::ThreadPool pool, int64_t cell, bool reverse, In w_h, In gates, In extra, In hs,
@@ -109,9 +116,7 @@ struct Handlers {
     q.d_initial_h = data<T>(*d_initial_h), q.d_initial_c = data<T>(*d_initial_c);
     std::fill_n(q.d_initial_h, d_initial_h->element_count(), T(0));
     std::fill_n(q.d_initial_c, d_initial_c->element_count(), T(0));
-    q.panels = panels->untyped_data();
-    use_large_pages(panels);
-    return run(pool, cell, q, Direction::kBackward);
+    return run(pool, cell, q, panels, Direction::kBackward);
   }
 
   static ffi::Error inputs(ffi::ThreadPool pool, int64_t cell, bool reverse, In w_x, In d_gates, Flags keep,
@@ -121,9 +126,8 @@ struct Handlers {
     q.steps = d_xs->dimensions()[0], q.rows = d_xs->dimensions()[1], q.features = d_xs->dimensions()[2];
     q.units = d_gates.dimensions()[2] / functions<T, E>(cell).gates;
     q.w_x = data<E>(w_x), q.gates = data<E>(d_gates), q.d_xs = data<E>(*d_xs);
-    q.panels = panels->untyped_data();
-    use_large_pages(d_xs), use_large_pages(panels);
-    return run(pool, cell, q, Direction::kInputs);
+    use_large_pages(d_xs);
+    return run(pool, cell, q, panels, Direction::kInputs);
   }
 
   static ffi::Error gradient(ffi::ThreadPool pool, int64_t cell, bool reverse, In xs, In d_gates, In d_extra, In hs,
@@ -136,7 +140,7 @@ struct Handlers {
     q.xs = data<E>(xs), q.gates = data<E>(d_gates), q.extra = data<E>(d_extra), q.hs = data<E>(hs), q.cs = data<T>(cs);
     q.d_w_x = data<T>(*d_w_x), q.d_bias = data<T>(*d_bias), q.d_w_h = data<T>(*d_w_h);
     q.d_bias_n = data<T>(*d_bias_n), q.d_peepholes = data<T>(*d_peepholes);
-    return result(run_gradient(schedule_on(pool), threads(pool), functions<T, E>(cell), q));
+    return guarded([&] { return run_gradient(schedule_on(pool), threads(pool), functions<T, E>(cell), q); });
   }
 
   static auto forward_binding() {
@@ -157,8 +161,17 @@ struct Handlers {
     q.keep = data<uint8_t>(keep), q.reset = data<uint8_t>(reset);
     return q;
   }
-  static ffi::Error run(ffi::ThreadPool& pool, int64_t cell, const Problem<T, E>& q, Direction direction) {
-    return result(run_shares(schedule_on(pool), threads(pool), functions<T, E>(cell), q, direction));
+  // Runs a call that packs weights. Its room for them was measured by the machine that compiled the program.
+  static ffi::Error run(ffi::ThreadPool& pool, int64_t cell, Problem<T, E>& q, Panels& panels, Direction direction) {
+    const auto& code = functions<T, E>(cell);
+    if (static_cast<ptrdiff_t>(panels->size_bytes()) < code.packed_size(q, direction)) {
+      return ffi::Error(ffi::ErrorCode::kFailedPrecondition,
+                        std::string("recurrent_jax: the program was compiled for another instruction set than ") +
+                            best_instruction_set().name + ", which runs it; compile it here");
+    }
+    use_large_pages(panels);
+    q.panels = panels->untyped_data();
+    return guarded([&] { return run_shares(schedule_on(pool), threads(pool), code, q, direction); });
   }
   // Binds kCount arguments, or results, of one kind. XLA's bindings can't be moved, only handed on.
   template <class A, int kCount, class Binding>

@@ -43,11 +43,13 @@ struct Inputs {
   static void run(const Problem<T, E>& q, const Share& share, char* memory) {
     Arena arena(memory);
     const Scratch scratch(arena);
+    const ptrdiff_t first = share.panel_begin * kFeatures;
+    const ptrdiff_t own = smaller(share.panel_end * kFeatures, q.features) - first;
     for (ptrdiff_t at = share.row_begin; at < share.row_end;) {
       ptrdiff_t active = 0;
       for (; at < share.row_end && active < kPassing; at += share.row_step) {
         if (q.keep && !q.keep[at]) {
-          zero(q.features, q.d_xs + at * q.features);
+          zero(own, q.d_xs + at * q.features + first);
           continue;
         }
         scratch.gates[active] = q.gates + at * G * q.units;

@@ -62,13 +62,14 @@ class Copy {
   T c_before_[W] = {}, peepholes_[3 * W] = {}, c_[W] = {}, dh_[W] = {}, dc_[W] = {};
 };
 
-// Calls body(place of the vector) for `wide` units from unit `u` on.
-template <int kGates, class T, class E, class Body>
+// Calls body(place of the vector) for `wide` units from unit `u` on; with `kKeepsState`, h and c are only read.
+template <int kGates, bool kKeepsState, class T, class E, class Body>
 inline void with_vector(const Place<T, E>& row, ptrdiff_t u, ptrdiff_t wide, const Body& body) {
-  const Place<T, E> at = row.moved(u);
+  Place<T, E> at = row.moved(u);
   if (wide >= Simd<T>::W) return body(at);
   Copy<T, E, kGates> part(at, wide);
   body(part.place);
+  if constexpr (kKeepsState) at.h = nullptr, at.c = nullptr;
   part.put_back(at);
 }
 

@@ -16,6 +16,8 @@ constexpr ptrdiff_t kRowsEach = 8, kRowsEachOfLarge = 32;
 constexpr ptrdiff_t kLarge = 1 << 20;
 // Below so many multiplications in all, one thread is done before another has come.
 constexpr double kWorthHelp = 200e3;
+// So many multiplications of a step take about as long as it takes two threads to meet.
+constexpr double kWorthMeeting = 10e3;
 // Multiplications that one thread does in a second, about.
 constexpr double kRate = 50e9;
 
@@ -75,9 +77,14 @@ bool run_shares(const Schedule& schedule, int threads, const Functions<T, E>& co
   const ptrdiff_t panels = code.panels(q, direction), rows = of_inputs ? q.steps * q.rows : q.rows;
   const double work = static_cast<double>(q.steps) * q.rows * q.units * (of_inputs ? q.features : q.units);
   const ptrdiff_t rows_each = code.packed_size(q, direction) > kLarge ? kRowsEachOfLarge : kRowsEach;
-  const int members = work < kWorthHelp ? 1 : threads;
   const double seconds = work * code.gates / kRate;
-  if (rows >= rows_each * members) return run_by_rows(schedule, members, seconds, code, q, direction, panels, rows);
+  const int all = work < kWorthHelp ? 1 : threads;
+  if (rows >= rows_each * all) return run_by_rows(schedule, all, seconds, code, q, direction, panels, rows);
+
+  // Members meet once a step: each has units of its own, and enough of them to be worth it.
+  const double step = static_cast<double>(rows) * q.units * (of_inputs ? q.features : q.units) * code.gates;
+  const ptrdiff_t worth = of_inputs ? panels : std::min(panels, 1 + static_cast<ptrdiff_t>(step / kWorthMeeting));
+  const int members = static_cast<int>(std::min<ptrdiff_t>(all, worth));
 
   std::atomic<bool> out_of_memory{false};
   run_gang(schedule, members, seconds, [&](int member, Gang& gang) {

@@ -121,7 +121,7 @@ struct Single {
         const ptrdiff_t here = smaller(W, q.units - u);
         T sums[kSums * W] = {};
         for (int s = 0; s < kSums; ++s) copy(row + (s < G ? C::gate_of(s) : s) * q.units + u, here, sums + s * W);
-        with_vector<G>(place, u, here, [&](const Place<T, E>& at) { C::forward(at, sums); });
+        with_vector<G, false>(place, u, here, [&](const Place<T, E>& at) { C::forward(at, sums); });
       }
       if (C::kHasC && q.cs) copy(place.c + begin, wide, q.c_last + b * q.units + begin);
     }
