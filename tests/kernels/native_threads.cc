@@ -1,5 +1,6 @@
 // Many callers at once, one pool of helpers, sharing by rows and by units: every result to the last bit that of one
-// thread alone, of an LSTM as it is and with peepholes. `make sanitize` runs this with the thread sanitiser, to which Python and XLA would be opaque.
+// thread alone, of an LSTM as it is and with peepholes, with masks and resets. `make sanitize` runs this with the thread
+// sanitiser, to which Python and XLA would be opaque.
 #include <condition_variable>
 #include <cstdio>
 #include <deque>
@@ -65,6 +66,10 @@ struct Example {
     fill(peepholes, 3 * units);
     fill(h0, rows * units);
     fill(c0, rows * units);
+    fill(initial_h, rows * units);
+    fill(initial_c, rows * units);
+    // A third of the steps is masked, a fifth is reset.
+    for (ptrdiff_t i = 0; i < steps * rows; ++i) keep.push_back(i % 3 != 1), reset.push_back(i % 5 == 3);
     fill(d_ys, steps * rows * units);
     gates.resize(steps * rows * 4 * units);
     hs.resize(steps * rows * units);
@@ -72,6 +77,8 @@ struct Example {
     c_last.resize(rows * units);
     dh.assign(rows * units, 0);
     dc.assign(rows * units, 0);
+    d_initial_h.assign(rows * units, 0);
+    d_initial_c.assign(rows * units, 0);
     d_w_x.resize(w_x.size());
     d_w_h.resize(w_h.size());
     d_bias.resize(bias.size());
@@ -88,7 +95,9 @@ struct Example {
     q.c_last = c_last.data(), q.d_ys = d_ys.data(), q.dh = dh.data(), q.dc = dc.data();
     q.peepholes = peepholes.data(), q.d_peepholes = d_peepholes.data();
     q.d_w_x = d_w_x.data(), q.d_w_h = d_w_h.data(), q.d_bias = d_bias.data();
-    q.d_xs = d_xs.data();
+    q.d_xs = d_xs.data(), q.keep = keep.data(), q.reset = reset.data();
+    q.initial_h = initial_h.data(), q.initial_c = initial_c.data();
+    q.d_initial_h = d_initial_h.data(), q.d_initial_c = d_initial_c.data();
     for (const Direction direction : {Direction::kForward, Direction::kBackward, Direction::kInputs}) {
       std::vector<char> panels(code.packed_size(q, direction));
       q.panels = panels.data();
@@ -99,14 +108,17 @@ struct Example {
 
   bool operator==(const Example& other) const {
     return gates == other.gates && hs == other.hs && dh == other.dh && dc == other.dc && d_w_x == other.d_w_x &&
-           d_w_h == other.d_w_h && d_bias == other.d_bias && d_peepholes == other.d_peepholes && d_xs == other.d_xs;
+           d_w_h == other.d_w_h && d_bias == other.d_bias && d_peepholes == other.d_peepholes && d_xs == other.d_xs &&
+           d_initial_h == other.d_initial_h && d_initial_c == other.d_initial_c;
   }
 
-  static constexpr ptrdiff_t kFeatures = 5;
+  // More than one panel of the gradient of the inputs.
+  static constexpr ptrdiff_t kFeatures = 70;
   Cell cell;
   ptrdiff_t steps, rows, units;
   std::vector<float> xs, w_x, w_h, bias, peepholes, h0, c0, d_ys, gates, hs, cs, c_last, dh, dc;
-  std::vector<float> d_w_x, d_w_h, d_bias, d_peepholes, d_xs;
+  std::vector<float> initial_h, initial_c, d_initial_h, d_initial_c, d_w_x, d_w_h, d_bias, d_peepholes, d_xs;
+  std::vector<uint8_t> keep, reset;
 
  private:
   // Numbers from -0.2 to 0.2.
@@ -129,7 +141,7 @@ int main() {
   };
   int wrong = 0, all = 0;
   for (const Cell cell : {Cell::kLstm, Cell::kPeepholeLstm}) {
-    for (const Shape shape : {Shape{12, 4, 72}, Shape{12, 40, 72}, Shape{1, 4, 264}}) {
+    for (const Shape shape : {Shape{12, 4, 72}, Shape{12, 40, 72}, Shape{1, 4, 264}, Shape{3, 3, 530}}) {
       const Example example(cell, shape.steps, shape.rows, shape.units);
       Example alone = example;
       alone.run([](std::function<void()>) {}, 1);
