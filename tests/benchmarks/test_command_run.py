@@ -236,5 +236,7 @@ def test_interrupt_keeps_the_rows(tmp_path: pathlib.Path) -> None:
     assert complaints.splitlines()[-1] == f"Stopped. The rows of all finished jobs are in {out}"
     assert "Traceback" not in complaints
     found = [json.loads(line) for line in out.read_text().splitlines()]
-    assert len(found) >= 2
-    assert all(row["median_s"] > 0 for row in found)
+    # Kernels of other devices refuse, and have rows that say so.
+    timed = [row for row in found if row["error"] is None]
+    assert len(timed) >= 2
+    assert all(row["median_s"] > 0 for row in timed)

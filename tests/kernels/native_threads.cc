@@ -113,7 +113,7 @@ struct Example {
   }
 
   // More than one panel of the gradient of the inputs.
-  static constexpr ptrdiff_t kFeatures = 70;
+  static constexpr ptrdiff_t kFeatures = 330;
   Cell cell;
   ptrdiff_t steps, rows, units;
   std::vector<float> xs, w_x, w_h, bias, peepholes, h0, c0, d_ys, gates, hs, cs, c_last, dh, dc;
@@ -135,13 +135,14 @@ struct Example {
 }  // namespace
 
 int main() {
-  // Shared by units, by rows, and a single step.
+  // Shared by units, by rows, a single step, and the gradient of the inputs by features; all of it large enough that
+  // helpers are waited for until they are awake.
   struct Shape {
     ptrdiff_t steps, rows, units;
   };
   int wrong = 0, all = 0;
   for (const Cell cell : {Cell::kLstm, Cell::kPeepholeLstm}) {
-    for (const Shape shape : {Shape{12, 4, 72}, Shape{12, 40, 72}, Shape{1, 4, 264}, Shape{3, 3, 530}}) {
+    for (const Shape shape : {Shape{12, 4, 200}, Shape{12, 40, 72}, Shape{1, 4, 530}, Shape{3, 8, 530}}) {
       const Example example(cell, shape.steps, shape.rows, shape.units);
       Example alone = example;
       alone.run([](std::function<void()>) {}, 1);

@@ -234,7 +234,9 @@ COMPILED = """
 import pickle, sys
 import jax, jax.numpy as jnp, recurrent_jax as rj
 from jax.experimental import serialize_executable
+from recurrent_jax.kernels.native import library
 path, what = sys.argv[1:]
+library.load()
 cell = rj.LSTM(9)
 params, xs = cell.init(jax.random.key(0), 8), jnp.ones((50, 16, 8))
 if what == "save":
