@@ -88,7 +88,7 @@ def forward(kind: Kind, save: bool, return_carries: bool) -> Function:
             [weights.b, weights.b_n, weights.peepholes, carries.c, carries.initial_c],
             flags,
             [
-                (time, rows, kind.cell.gates * units) if save and kind.cell.saves_gates else None,
+                (time, rows, kind.cell.gates * units) if save and kind.cell.saves_gates(xs.dtype) else None,
                 every if save and kind.cell.has_extra else None,
                 every,
             ],
@@ -127,7 +127,7 @@ def backward(kind: Kind) -> Function:
             [shape(dh), shape(dc), shape(carries.initial_h), shape(carries.initial_c)],
             packed=(*d_ys.shape[:2], 0, w_h.shape[0]),
             # Gradients are written over what they are the gradients of, where that was saved.
-            aliases={**({1: 0} if kind.cell.saves_gates else {}), 2: 1, 11: 2, 12: 3},
+            aliases={**({1: 0} if kind.cell.saves_gates(w_h.dtype) else {}), 2: 1, 11: 2, 12: 3},
         )
         return (d_gates, d_extra), Carries(dh, dc, d_initial_h, d_initial_c)
 

@@ -157,7 +157,10 @@ def _forward_step(cell: Cell, weights: Weights, start: Any, z: Array, r: Array) 
         extra = r_n + along_batch(weights.b_n, r_n)
         n = jnp.tanh(z_n + reset * extra)
         return ((1 - update) * n + update * h, None), (jnp.concatenate([reset, update, n], axis=-1), extra)
-    return (jnp.tanh(z + r) if cell == TANH else jax.nn.relu(z + r), None), (None, None)
+    if cell != TANH:
+        return (jax.nn.relu(z + r), None), (None, None)
+    h = jnp.tanh(z + r)
+    return (h, None), (1 - h * h if cell.saves_gates(start[0].dtype) else None, None)
 
 
 def _backward_step(cell: Cell, peepholes: Any, saved: Any, start: Any, dh: Array, dc: Any) -> Any:
@@ -179,8 +182,10 @@ def _backward_step(cell: Cell, peepholes: Any, saved: Any, start: Any, dh: Array
         dn = dh * (1 - z) * (1 - n * n)
         d_gates = [dn * saved.extra * r * (1 - r), dh * (h_before - n) * z * (1 - z), dn]
         return (jnp.concatenate(d_gates, axis=-1), dn * r), (dh * z, None)
-    d_gate = dh * (1 - saved.hs * saved.hs) if cell == TANH else jnp.where(saved.hs > 0, dh, none)
-    return (d_gate, None), (none, None)
+    if cell != TANH:
+        return (jnp.where(saved.hs > 0, dh, none), None), (none, None)
+    slope = 1 - saved.hs * saved.hs if saved.gates is None else saved.gates
+    return (dh * slope, None), (none, None)
 
 
 def _through_peephole(peepholes: Array | None, gate: int, values: Array) -> Any:

@@ -6,7 +6,9 @@ Containers go by where the rows of the batch are: weights have none, what belong
 
 from typing import Any, NamedTuple
 
-from recurrent_jax.cells.base import Array
+import numpy as np
+
+from recurrent_jax.cells.base import Array, accumulator
 
 
 class Cell(NamedTuple):
@@ -26,10 +28,9 @@ class Cell(NamedTuple):
     has_extra: bool = False
     has_peepholes: bool = False
 
-    @property
-    def saves_gates(self) -> bool:
-        """Whether the backward pass needs more than the carries."""
-        return self.gates > 1
+    def saves_gates(self, dtype: np.dtype) -> bool:
+        """Whether the backward pass needs more than the carries, in this dtype."""
+        return self.gates > 1 or (self.number == 0 and accumulator(dtype) != dtype)
 
 
 TANH = Cell(0, gates=1)
@@ -70,7 +71,8 @@ class Saved(NamedTuple):
     """What the backward pass needs of each step: the gates `[T, B, GH]`, the GRU's `extra [T, B, H]`, the carries.
 
     `extra` is what the reset gate multiplies, `h W_hn + b_n`. Gates and `extra` are of no use at masked steps. An RNN
-    has no gates to save: what the backward pass needs is in `hs`.
+    has no gates to save, since `hs` gives the derivative; but where h is rounded, that of tanh is in their place: of an
+    h near 1, 1 - h^2 would be far off.
     """
 
     gates: Array | None

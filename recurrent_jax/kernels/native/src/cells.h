@@ -17,16 +17,24 @@ struct SimpleCell {
   static constexpr bool kHasC = false, kHasExtra = false, kHasPeepholes = false;
   // The gate of a slot of x.
   static constexpr int gate_of(int slot) { return slot; }
+  // Of an h near 1 that was rounded to fewer digits, 1 - h^2 would be far off: the derivative is saved in its place.
+  static constexpr bool kSavesDerivative = kTanh && sizeof(E) < sizeof(T);
 
   static inline void forward(const Place<T, E>& at, const T* sums) {
     const V z = S::load(sums);
-    if constexpr (kTanh) S::store(at.h, S::tanh(z));
+    if constexpr (kTanh) {
+      const V h = S::tanh(z);
+      S::store(at.h, h);
+      if constexpr (kSavesDerivative)
+        if (at.gates) S::store(at.gates, T(1) - h * h);
+    }
     // A NaN stays.
     else S::store(at.h, z < T(0) ? S::all(0) : z);
   }
   static inline void backward(const Place<T, E>& at) {
     const V h = S::load(at.h), dh = S::load(at.dh);
-    if constexpr (kTanh) S::store(at.gates, dh * (T(1) - h * h));
+    if constexpr (kSavesDerivative) S::store(at.gates, dh * S::load(at.gates));
+    else if constexpr (kTanh) S::store(at.gates, dh * (T(1) - h * h));
     else S::store(at.gates, h > T(0) ? dh : S::all(0));
     S::store(at.dh, S::all(0));
   }
