@@ -15,10 +15,9 @@ from recurrent_jax.cells.lstm import LSTM, LSTMCarry
 from recurrent_jax.kernels import scan
 from recurrent_jax.kernels.contract import Inputs, Options, Outputs
 from recurrent_jax.kernels.derivative import with_backward
+from recurrent_jax.kernels.structure import has_equations_of
 
 NAME = "cudnn"
-
-_EQUATIONS = ("project", "recurrent_kernel", "pointwise", "recur", "step")
 
 
 def refuses(cell: Any, inputs: Inputs, options: Options) -> str | None:
@@ -29,7 +28,7 @@ def refuses(cell: Any, inputs: Inputs, options: Options) -> str | None:
         _library()
     except ImportError as error:
         return f"JAX {jax.__version__} has no cuDNN that it knows: {error}"
-    if not isinstance(cell, LSTM) or any(getattr(type(cell), name) is not getattr(LSTM, name) for name in _EQUATIONS):
+    if not has_equations_of(cell, LSTM):
         return f"{cell!r} is not the LSTM"
     dtypes = {a.dtype.name for a in (*jax.tree.leaves((inputs.params, inputs.carry)), inputs.xs)}
     if dtypes != {"float32"} or cell.compute_dtype != jnp.float32:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from recurrent_jax.cells.base import Array, PointwiseCell
-from recurrent_jax.kernels import pointwise
+from recurrent_jax.kernels import pointwise, scan
 from recurrent_jax.kernels.contract import Inputs, Options, Outputs, masked_step
 from recurrent_jax.kernels.pointwise import Loops, Pass, Saved, State
 
@@ -34,7 +34,12 @@ def run(cell: PointwiseCell, inputs: Inputs, options: Options, hoist: bool | Non
         device: within the loop on CPU.
     """
     hoisted = jax.default_backend() != "cpu" if hoist is None else hoist
-    return pointwise.run(cell, inputs, options, Loops(lambda unrolled: _forward(unrolled, hoisted), _backward))
+    return pointwise.run(cell, inputs, options, Loops(lambda unrolled: _forward(unrolled, hoisted), _backward, _plain))
+
+
+def _plain(unrolled: Pass) -> Outputs:
+    """Where nothing is differentiated, the plain scan is as fast."""
+    return scan.run(unrolled.cell, unrolled.inputs, unrolled.options)
 
 
 def _forward(unrolled: Pass, hoisted: bool) -> tuple[Outputs, Saved]:

@@ -51,12 +51,12 @@ class Loops(NamedTuple):
       forward: from a pass to the outputs and what is saved.
       backward: from a pass, what was saved and the cotangent of the outputs to the last state and the cotangents of
         the pre-activations of every step.
-      primal: from a pass to the outputs, where nothing is differentiated; None runs the plain scan.
+      primal: from a pass to the outputs, where nothing is differentiated.
     """
 
     forward: Callable[["Pass"], tuple[Outputs, Saved]]
     backward: Callable[["Pass", Saved, Outputs], tuple[State, list[Array]]]
-    primal: Callable[["Pass"], Outputs] | None = None
+    primal: Callable[["Pass"], Outputs]
 
 
 class Pass:
@@ -67,23 +67,16 @@ class Pass:
         self.additive, self.used = _structure(cell, inputs)
         self.exact = accumulator(cell.compute_dtype)
 
-    @property
-    def own(self) -> list[Array]:
-        """The parameters that `pointwise` reads."""
-        leaves = jax.tree.leaves(self.inputs.params)
-        return [leaf for leaf, is_used in zip(leaves, self.used, strict=True) if is_used]
+        leaves = list(zip(jax.tree.leaves(inputs.params), self.used, strict=True))
+        # The parameters that `pointwise` reads, and those that it does not.
+        self.own = [leaf for leaf, is_used in leaves if is_used]
+        self.others = [leaf for leaf, is_used in leaves if not is_used]
 
     def params(self, own: list[Array], others: list[Array]) -> Any:
         """All parameters: those that `pointwise` reads, and for the rest these."""
         supplied, rest = iter(own), iter(others)
         leaves = [next(supplied if is_used else rest) for is_used in self.used]
         return jax.tree.unflatten(jax.tree.structure(self.inputs.params), leaves)
-
-    @property
-    def others(self) -> list[Array]:
-        """The parameters that `pointwise` does not read."""
-        leaves = jax.tree.leaves(self.inputs.params)
-        return [leaf for leaf, is_used in zip(leaves, self.used, strict=True) if not is_used]
 
     def step(self, params: Any, w_h: Array, carry: Any, z: Array) -> tuple[Any, Any]:
         """The next carry, and the output with what is saved of the pre-activations."""
@@ -187,12 +180,11 @@ def run(cell: PointwiseCell, inputs: Inputs, options: Options, loops: Loops) -> 
         return _gradients(unrolled, saved, *loops.backward(unrolled, saved, cotangent))
 
     def primal(args: Any, flags: Any) -> Outputs:
-        assert loops.primal is not None
         return loops.primal(Pass(cell, Inputs(**args, **flags), options))
 
     given = inputs._asdict()
     flags = {name: given.pop(name) for name in ("mask", "resets")}
-    return with_backward(reference, forward, backward, primal if loops.primal else None)(given, flags)
+    return with_backward(reference, forward, backward, primal)(given, flags)
 
 
 def _pre_activations(cell: PointwiseCell, inputs: Inputs) -> tuple[Any, Any]:

@@ -40,6 +40,15 @@ def analyse(cell: PointwiseCell, params: Any, carry: Any, z: Array, r: Array) ->
     return Structure(additive=bool(sums) and additive, used=used)
 
 
+# What a subclass must not change to be the same cell.
+_EQUATIONS = ("project", "recurrent_kernel", "pointwise", "recur", "step")
+
+
+def has_equations_of(cell: Any, family: type) -> bool:
+    """Whether the cell is one of this class, and not of a subclass that computes something else."""
+    return isinstance(cell, family) and all(getattr(type(cell), name) is getattr(family, name) for name in _EQUATIONS)
+
+
 def _live_equations(jaxpr: Any) -> list[Any]:
     """The equations on which the outputs depend."""
     live = {id(v) for v in jaxpr.outvars}

@@ -29,14 +29,13 @@ from recurrent_jax.kernels.derivative import with_backward
 from recurrent_jax.kernels.mesh import spread
 from recurrent_jax.kernels.native import calls, library, problem
 from recurrent_jax.kernels.native.problem import Carries, Cell, Flags, Kind, Saved, Weights
+from recurrent_jax.kernels.structure import has_equations_of
 
 NAME = "native"
 
 _LSTMS = {LSTM: problem.LSTM, PeepholeLSTM: problem.PEEPHOLE_LSTM, CoupledLSTM: problem.COUPLED_LSTM}
 # The parameters that are rows of `Weights.peepholes`.
 _PEEPHOLES = ("p_i", "p_f", "p_o")
-# What a subclass must not change to be the same cell.
-_EQUATIONS = ("project", "recurrent_kernel", "pointwise", "recur", "step")
 
 
 def refuses(cell: Any, inputs: Inputs, options: Options) -> str | None:
@@ -97,10 +96,7 @@ def run(cell: Any, inputs: Inputs, options: Options) -> Outputs:
 
 def _known(cell: Any) -> Cell | None:
     """Which of the cells of the compiled code it is; None where its equations are not there."""
-    is_a = lambda family: (
-        isinstance(cell, family)
-        and all(getattr(type(cell), method) is getattr(family, method) for method in _EQUATIONS)
-    )
+    is_a = lambda family: has_equations_of(cell, family)
     if is_a(RNN) and isinstance(cell.activation, str):
         return {"tanh": problem.TANH, "relu": problem.RELU}[cell.activation]
     for family, known in _LSTMS.items():
