@@ -5,7 +5,7 @@
 # make sanitize   build the kernel `native` with sanitisers of memory, undefined behaviour and threads; run its tests
 # make fuzz       set up and hold the kernel `native` to NumPy on SHAPES=2000 random shapes from SEED=0 on
 # make wheel      build a wheel for this machine, with `native`, for every Python from 3.11 on
-# make gpu-check  test and benchmark on a GPU, with the JAX of PYTHON, which has to see it; sets up nothing
+# make gpu-check  test, tune and benchmark on a GPU in nine minutes, with the JAX of PYTHON, which has to see it
 #
 # PYTHON=python3.13 (or any other) works in an environment of its own.
 # TORCH= does not install PyTorch for the benchmarks, TORCH="torch --index-url ..." takes another build of it.
@@ -41,7 +41,8 @@ bench: $(VENV)/.benchmarks
 gpu-check:
 	@$(PYTHON) -c "import jax; jax.default_backend() == 'cpu' and print('gpu-check: this JAX sees no accelerator: \
 	a rehearsal on the CPU, with small shapes')"
-	$(PYTHON) -m pytest tests/test_device.py
+	$(PYTHON) -m pytest tests/test_device.py -k "mosaic_gpu or cudnn"
+	$(PYTHON) -m benchmarks hopper --out $(BENCH)-hopper.json
 	$(PYTHON) -m benchmarks run --suite gpu --out $(BENCH).jsonl; ran=$$?; \
 	$(PYTHON) -m benchmarks report $(BENCH).jsonl && exit $$ran
 

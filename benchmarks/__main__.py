@@ -71,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="python -m benchmarks", description="Step throughput of recurrent cells, kernels and libraries."
     )
-    commands = top.add_subparsers(dest="command", required=True, metavar="{run,report,list,profile}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="{run,report,list,profile,hopper}")
 
     run = commands.add_parser(
         "run", help="measure a suite, or a part of it", description="Checks every answer, then times all contestants."
@@ -113,6 +113,15 @@ def parser() -> argparse.ArgumentParser:
     profile.add_argument("--mode", type=one_of(MODES), default=GRADIENT, metavar="NAME", help="default: gradient")
     profile.add_argument("--calls", type=count, default=5, help="calls that are traced (default: 5)")
     profile.add_argument("--out", type=pathlib.Path, metavar="FOLDER", help="default: runs/profiles/<date>-<case>")
+
+    hopper = commands.add_parser(
+        "hopper", help="how fast the blocks of a Hopper GPU reach each other, and every cut of `mosaic_gpu`",
+        description="Measures what decides how `mosaic_gpu` is cut. Without such a GPU it lowers the kernels.",
+    )  # fmt: skip
+    hopper.add_argument("--minutes", type=positive, default=2.5, help="begin nothing behind so many (default: 2.5)")
+    hopper.add_argument(
+        "--out", type=pathlib.Path, metavar="FILE.json", help="default: runs/benchmarks/<date>-hopper.json"
+    )
     return top
 
 
@@ -214,10 +223,36 @@ def profile(arguments: argparse.Namespace) -> int:
     return trace(job, name, arguments.calls, out)
 
 
+def hopper(arguments: argparse.Namespace) -> int:
+    """`hopper`."""
+    out = arguments.out or pathlib.Path("runs", "benchmarks", f"{stamp()}-hopper.json")
+    if out.exists():
+        print(f"error: --out: expected a new file, got {out}", file=sys.stderr)
+        return 2
+    try:
+        from benchmarks.hopper import measure, rehearse
+    except (ImportError, AttributeError) as error:
+        print(f"hopper: this JAX has no Mosaic GPU that it knows: {error}")
+        return 0
+    import jax
+
+    if jax.default_backend() == "cpu":
+        return rehearse()
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.touch()
+    except OSError as error:
+        print(f"error: --out: {error}", file=sys.stderr)
+        return 2
+    failed = measure(out, arguments.minutes)
+    print(f"All of it is in {out}" + (f"; {failed} failed" if failed else ""))
+    return 1 if failed else 0
+
+
 def main() -> int:
     """Parses the command line and runs the command."""
     arguments = parser().parse_args()
-    commands = {"run": run, "report": report, "list": lambda _: show_list(), "profile": profile}
+    commands = {"run": run, "report": report, "list": lambda _: show_list(), "profile": profile, "hopper": hopper}
     try:
         status = commands[arguments.command](arguments)
         sys.stdout.flush()

@@ -40,6 +40,10 @@ CASES = {
     "long": Case(4096, 8, 64, 128),
     # One row that arrives step by step.
     "stream": Case(64, 1, 128, 256),
+    # What one kernel over all of time is for, and where cuDNN is at its best.
+    "sequence": Case(512, 16, 512, 512),
+    "sequences": Case(512, 64, 512, 512),
+    "short_sequence": Case(512, 16, 256, 256),
     # What fills an accelerator.
     "wide": Case(256, 64, 1024, 1024),
     "crowd": Case(128, 512, 512, 512),

@@ -15,11 +15,12 @@ from benchmarks.cells import CELLS
 from tests import oracle_gradients
 from tests.oracles import Row
 
-STEP, FORWARD, GRADIENT, TRAIN = MODES = ("step", "forward", "gradient", "train")
+STEP, FORWARD, GRADIENT, PADDED, TRAIN = MODES = ("step", "forward", "gradient", "padded", "train")
 MEANING = {
     STEP: "one step of the cell, inputs to next carry: the latency of streaming",
     FORWARD: "the whole sequence: outputs and final carry",
     GRADIENT: "forward and backward: gradients to every parameter, the inputs and the initial carry",
+    PADDED: "as gradient, of rows of all lengths from one step to T: half of the steps are padding",
     TRAIN: "a whole training step: mean squared error, gradients to the parameters, one step of Adam",
 }
 LEARNING_RATE = 1e-3
@@ -53,7 +54,7 @@ class Problem(NamedTuple):
       xs: inputs `[T, B, D]`.
       carry: leaves `[B, H]` of the initial carry.
       y_weights: `[T, B, H]`; the loss of mode gradient is `sum(y_weights * ys) + sum(carry_weights * last)`,
-        that of mode train `mean((ys - y_weights)**2)`.
+        that of mode train `mean((ys - y_weights)**2)`. At padding they are 0, whatever a contestant leaves there.
       carry_weights: like the carry.
     """
 
@@ -62,6 +63,17 @@ class Problem(NamedTuple):
     carry: Row
     y_weights: np.ndarray
     carry_weights: Row
+
+
+def lengths(job: Job) -> np.ndarray:
+    """True steps of each row in mode padded, from 1 to T in no order."""
+    steps, rows, *_ = job.shape
+    return np.random.default_rng(0).permutation(np.rint(np.linspace(1, steps, rows)).astype(np.int32))
+
+
+def keep(job: Job) -> np.ndarray | None:
+    """`[T, B]`, False at padding; None where there is none."""
+    return np.arange(job.shape.T)[:, None] < lengths(job) if job.mode == PADDED else None
 
 
 @functools.lru_cache(maxsize=2)
@@ -82,9 +94,10 @@ def draw(job: Job, count: int) -> tuple[Problem, ...]:
     state = lambda: tuple(normal(rows, units) for _ in cell.carry)
     # Small enough for the gradients of half precision to stay finite.
     scale = dtype.type((steps * rows) ** -0.5)
-    draw_one = lambda: Problem(
-        params, normal(steps, rows, features), state(), normal(steps, rows, units) * scale, state()
-    )
+    true = keep(job)
+    seen = np.ones((steps, rows), bool) if true is None else true
+    weights = lambda: normal(steps, rows, units) * (scale * seen[..., None].astype(dtype))
+    draw_one = lambda: Problem(params, normal(steps, rows, features), state(), weights(), state())
     problems = tuple(draw_one() for _ in range(count))
     for problem in problems:
         for leaf in (*problem.params, problem.xs, *problem.carry, problem.y_weights, *problem.carry_weights):
@@ -97,7 +110,7 @@ def expected(job: Job, problem: Problem) -> Answer:
     cell = CELLS[job.cell]
     exact = lambda leaves: tuple(np.asarray(leaf, np.float64) for leaf in leaves)
     params, carry, (xs, y_weights) = exact(problem.params), exact(problem.carry), exact(problem[1:4:2])
-    carries, ys = oracle_gradients.run(cell.step, params, xs, carry)
+    carries, ys = oracle_gradients.run(cell.step, params, xs, carry, keep(job))
     if job.mode in (STEP, FORWARD):
         return outputs(job, ys, carries[-1])
     if job.mode == TRAIN:
@@ -108,7 +121,7 @@ def expected(job: Job, problem: Problem) -> Answer:
         )
         return trained(job, (error**2).mean(), d_params, np.full(1, LEARNING_RATE))
     d_params, d_xs, d_carry = oracle_gradients.run_backward(
-        cell.backward, params, xs, carries, exact(problem.carry_weights), y_weights
+        cell.backward, params, xs, carries, exact(problem.carry_weights), y_weights, keep(job)
     )
     return gradients(job, d_params, d_xs, d_carry)
 
@@ -119,7 +132,7 @@ def outputs(job: Job, ys: np.ndarray, carry: Row) -> Answer:
 
 
 def gradients(job: Job, params: Row, xs: np.ndarray, carry: Row) -> Answer:
-    """The answer of mode gradient, in the shapes of the problem."""
+    """The answer of modes gradient and padded, in the shapes of the problem."""
     named = {f"d {name}": leaf for name, leaf in zip(CELLS[job.cell].params, params, strict=True)}
     return {**named, "d xs": xs, **{f"d {name}": d for name, d in zip(CELLS[job.cell].carry, carry, strict=True)}}
 
@@ -181,28 +194,35 @@ def parameters(job: Job) -> int:
 def flops(job: Job) -> int:
     """Floating-point operations of the matmuls: 2 T B (D + H) G H forward, and twice that backward.
 
-    Elementwise work is left out. Training needs no gradient of the inputs.
+    Elementwise work and padding are left out. Training needs no gradient of the inputs.
     """
-    steps, rows, features, units = job.shape
-    one = 2 * steps * rows * CELLS[job.cell].gates * units
+    _, _, features, units = job.shape
+    one = 2 * _true_steps(job) * CELLS[job.cell].gates * units
     forward = one * (features + units)
-    return {STEP: forward, FORWARD: forward, GRADIENT: 3 * forward, TRAIN: 3 * forward - one * features}[job.mode]
+    backward = 2 * forward - (one * features if job.mode == TRAIN else 0)
+    return forward if job.mode in (STEP, FORWARD) else forward + backward
 
 
 def compulsory_bytes(job: Job) -> int:
     """Bytes that no implementation can do without: every input read once, every result written once."""
-    steps, rows, features, units = job.shape
+    _, rows, features, units = job.shape
     state = len(CELLS[job.cell].carry) * rows * units
-    xs, ys, params = steps * rows * features, steps * rows * units, parameters(job)
+    xs, ys, params = _true_steps(job) * features, _true_steps(job) * units, parameters(job)
     count = {
         STEP: params + xs + ys + 2 * state,
         FORWARD: params + xs + ys + 2 * state,
         # y_weights and carry_weights come in, gradients of the rest go out.
         GRADIENT: 2 * params + 2 * xs + ys + 3 * state,
+        PADDED: 2 * params + 2 * xs + ys + 3 * state,
         # Parameters and both moments are read and written.
         TRAIN: 6 * params + xs + ys + state,
     }[job.mode]
     return count * np.dtype(job.dtype).itemsize
+
+
+def _true_steps(job: Job) -> int:
+    """Steps of all rows, without padding."""
+    return int(lengths(job).sum()) if job.mode == PADDED else job.shape.T * job.shape.B
 
 
 @functools.lru_cache(maxsize=4)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.cases import SWEEP_B, SWEEP_H, SWEEP_T, find
 from benchmarks.cells import CELLS, HEADLINE
-from benchmarks.problem import FORWARD, GRADIENT, STEP, TRAIN, Job
+from benchmarks.problem import FORWARD, GRADIENT, PADDED, STEP, TRAIN, Job
 
 # How a step by itself is called among our implementations: by its definition, and by the fastest kernel.
 STEPS = ("cell.step", "rj.step")
@@ -17,6 +17,7 @@ IMPLEMENTATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "scan": ("jax.lax.scan over the step: what one writes without this library", {"implementation": "scan"}),
     "native": ("compiled code for CPUs", {"implementation": "native"}),
     "fused": ("the scan with its own backward pass", {"implementation": "fused"}),
+    "mosaic_gpu": ("the loop in one kernel on a GPU", {"implementation": "mosaic_gpu"}),
     "pallas_tpu": ("the loop in one kernel on a TPU", {"implementation": "pallas_tpu"}),
     "cudnn": ("jax.experimental.rnn behind our contract", {"implementation": "cudnn"}),
     "checkpoint_every=64": ("carries stored every 64 steps, the rest computed again", {"checkpoint_every": 64}),
@@ -71,7 +72,8 @@ def _step(cases: Sequence[str], cells: Sequence[str] = HEADLINE, dtypes: Sequenc
 
 _EVERY_CELL = tuple(CELLS)
 # What may run on an accelerator.
-_ACCELERATED = ("scan", "fused", "pallas_tpu", "cudnn")
+_ACCELERATED = ("scan", "fused", "mosaic_gpu", "pallas_tpu", "cudnn")
+_HALF = ("bfloat16", "float16")
 _LONG = Block((GRADIENT,), ("long",), implementations=("scan", "fused", "native", "checkpoint_every=64"), peers=())
 
 SUITES = {
@@ -106,6 +108,7 @@ SUITES = {
         "compiled code for CPUs against PyTorch, Flax and our other kernels, from one row to large layers",
         blocks=(
             Block((GRADIENT, FORWARD), NATIVE),
+            Block((PADDED,), ("tagger", "language", "translator", "large")),
             _step(("stream",)),
             Block((GRADIENT, FORWARD), ("language", "translator", "large"), dtypes=("bfloat16",)),
         ),
@@ -113,21 +116,22 @@ SUITES = {
         seconds=1.5,
     ),
     "gpu": Suite(
-        "headline cells on an accelerator, float32 and half precision, within nine minutes",
+        "the loop in one kernel against cuDNN and scans on a GPU, in half precision and float32, within five minutes",
         blocks=(
+            Block((GRADIENT,), ("sequence", "sequences"), ("LSTM",), _HALF, _ACCELERATED),
+            Block((GRADIENT,), ("short_sequence", "sequence"), ("GRU",), _HALF, _ACCELERATED),
+            Block((PADDED,), ("sequence",), ("LSTM", "GRU"), _HALF, _ACCELERATED),
+            Block((GRADIENT,), ("sequence",), ("RNN", "LSTM-coupled", "LSTM-peephole"), ("bfloat16",), _ACCELERATED),
+            Block((GRADIENT,), ("sequence",), ("LSTM",), ("float32",), _ACCELERATED),
             Block((GRADIENT, FORWARD), (MIDDLE,), dtypes=("float32", "bfloat16"), implementations=_ACCELERATED),
             _step(("stream",), dtypes=("float32", "bfloat16")),
-            Block((GRADIENT,), ("wide",), dtypes=("float32", "bfloat16"), implementations=_ACCELERATED),
-            Block((GRADIENT,), ("H=64", "H=512", "B=1", "T=1024")),
-            Block((TRAIN,), (MIDDLE,), dtypes=("float32", "bfloat16")),
-            Block((GRADIENT,), (MIDDLE,), dtypes=("float16",)),
+            Block((GRADIENT,), ("wide", "crowd"), implementations=_ACCELERATED),
+            Block((TRAIN,), (MIDDLE,)),
             _LONG,
-            Block((GRADIENT,), ("crowd",)),
-            Block((FORWARD,), ("wide",), dtypes=("float32", "bfloat16")),
         ),
-        peers=("PyTorch", "jax.experimental.rnn", "Flax Linen", "Equinox"),
-        seconds=1.0,
-        minutes=8.0,
+        peers=("PyTorch", "jax.experimental.rnn", "Flax Linen"),
+        seconds=0.5,
+        minutes=5.0,
         without_accelerator=("small", "tiny"),
     ),
     "cells": Suite(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import recurrent_jax as rj
-from recurrent_jax.kernels import REGISTRY, by_name, pallas_tpu
+from recurrent_jax.kernels import REGISTRY, by_name, mosaic_gpu, pallas_tpu
 from recurrent_jax.kernels.contract import Inputs, Options
 from tests import oracles
 
@@ -210,7 +210,9 @@ SCENARIOS: dict[str, tuple[bool, dict[str, Any]]] = {
 
 
 def at_hand(kernel: str) -> contextlib.AbstractContextManager[Any]:
-    """Where kernels of other devices run, in Pallas's interpreter; the others run anyway."""
+    """Where kernels of other devices run, in Pallas's interpreters; the others run anyway."""
+    if kernel == "mosaic_gpu" and jax.__version_info__ >= mosaic_gpu.SINCE:
+        return mosaic_gpu.interpreted()
     return pallas_tpu.interpreted(True) if kernel == "pallas_tpu" else contextlib.nullcontext()
 
 
@@ -242,13 +244,20 @@ def pairs(kernels: tuple[Any, ...] = REGISTRY) -> list[Any]:
     ]
 
 
-def each(kernels: tuple[Any, ...]) -> list[Any]:
-    """Every kernel; where it is not built here, a skip with its own words."""
-    return [pytest.param(kernel.NAME, id=kernel.NAME, marks=skip_for(refusal(LSTM.cell, kernel))) for kernel in kernels]
+def of_callbacks(kernel: str) -> str | None:
+    """Why JAX can't do with the kernel here what it does with programs: check its memory, export it, run it again."""
+    return "Pallas's GPU interpreter is made of callbacks" if kernel == "mosaic_gpu" else None
+
+
+def each(kernels: tuple[Any, ...], programs: bool = False) -> list[Any]:
+    """Every kernel; where it is not built here, a skip with its own words, and with `programs` where it is none."""
+    why = lambda kernel: refusal(LSTM.cell, kernel) or (of_callbacks(kernel.NAME) if programs else None)
+    return [pytest.param(kernel.NAME, id=kernel.NAME, marks=skip_for(why(kernel))) for kernel in kernels]
 
 
 over_cases = pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in CASES])
 over_kernels = pytest.mark.parametrize("kernel", each(REGISTRY))
+over_programs = pytest.mark.parametrize("kernel", each(REGISTRY, programs=True))
 over_pairs = pytest.mark.parametrize(("case", "kernel"), pairs())
 # Where scan is what the others are compared with.
 OTHERS = tuple(kernel for kernel in REGISTRY if kernel.NAME != "scan")

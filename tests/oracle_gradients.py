@@ -119,24 +119,53 @@ def gru_before(params: Row, carry: Row, x: np.ndarray, d_carry: Row, d_y: np.nda
     return (x.T @ d_a, d_u, d_a.sum(0)), (d_carried,), d_a @ w.T
 
 
-def run(step: Step, params: Row, xs: np.ndarray, carry: Row) -> tuple[list[Row], np.ndarray]:
-    """The carry before each step and after the last, and the outputs `[T, B, H]`; `xs [T, B, D]`."""
+def run(
+    step: Step, params: Row, xs: np.ndarray, carry: Row, keep: np.ndarray | None = None
+) -> tuple[list[Row], np.ndarray]:
+    """The carry before each step and after the last, and the outputs `[T, B, H]`; `xs [T, B, D]`.
+
+    Where `keep [T, B]` is False the carry stays as it is and the output is 0.
+    """
     carries, ys = [carry], []
-    for x in xs:
-        carry, y = step(params, carry, x)
+    for t, x in enumerate(xs):
+        new, y = step(params, carry, x)
+        if keep is not None:
+            new, y = _where(keep[t], new, carry), np.where(keep[t][:, None], y, 0.0)
+        carry = new
         carries.append(carry)
         ys.append(y)
     return carries, np.stack(ys)
 
 
 def run_backward(
-    backward: Backward, params: Row, xs: np.ndarray, carries: list[Row], d_carry: Row, d_ys: np.ndarray
+    backward: Backward,
+    params: Row,
+    xs: np.ndarray,
+    carries: list[Row],
+    d_carry: Row,
+    d_ys: np.ndarray,
+    keep: np.ndarray | None = None,
 ) -> tuple[Row, np.ndarray, Row]:
     """Backpropagation through time behind `run`: gradients of the parameters, the inputs and the first carry."""
     d_params: Row = tuple(np.zeros_like(leaf) for leaf in params)
     d_xs = np.zeros_like(xs)
     for t in reversed(range(len(xs))):
-        d_step, d_carry, d_xs[t] = backward(params, carries[t], xs[t], d_carry, d_ys[t])
+        zeros = tuple(np.zeros_like(leaf) for leaf in d_carry)
+        d_y, d_new, d_held = d_ys[t], d_carry, zeros
+        if keep is not None:
+            # Of a step that changes nothing, the gradient of the new carry is that of the old one.
+            d_y, d_new, d_held = (
+                np.where(keep[t][:, None], d_y, 0.0),
+                _where(keep[t], d_new, zeros),
+                _where(keep[t], zeros, d_new),
+            )
+        d_step, d_carry, d_xs[t] = backward(params, carries[t], xs[t], d_new, d_y)
+        d_carry = tuple(a + b for a, b in zip(d_carry, d_held, strict=True))
         for total, new in zip(d_params, d_step, strict=True):
             np.add(total, new, out=total)
     return d_params, d_xs, d_carry
+
+
+def _where(keep: np.ndarray, new: Row, old: Row) -> Row:
+    """For each row one or the other."""
+    return tuple(np.where(keep[:, None], a, b) for a, b in zip(new, old, strict=True))

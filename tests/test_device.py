@@ -3,11 +3,11 @@
 import jax
 import pytest
 
-from benchmarks.cases import CASES
-from benchmarks.cells import CELLS
+from benchmarks.cases import CASES, find
+from benchmarks.cells import CELLS, HEADLINE
 from benchmarks.contestants import ours
 from benchmarks.contestants.base import Refused
-from benchmarks.problem import FORWARD, GRADIENT, STEP, Job, draw, error, tolerance, truth
+from benchmarks.problem import FORWARD, GRADIENT, PADDED, STEP, Job, draw, error, tolerance, truth
 from recurrent_jax.kernels import REGISTRY
 
 KERNELS = [kernel.NAME for kernel in REGISTRY]
@@ -36,6 +36,18 @@ def off(name: str, job: Job) -> float:
 def test_answer_equals_oracle(cell: str, dtype: str, name: str, mode: str) -> None:
     job = Job(cell, "small", CASES["small"], dtype, mode)
     assert off(name, job) <= tolerance(job, jax.default_backend())
+
+
+# One block, a cluster, the largest, and units and rows that fill no block.
+CUTS = ("T=40,B=16,D=32,H=64", "T=40,B=48,D=64,H=256", "T=40,B=16,D=64,H=512", "T=9,B=5,D=7,H=200")
+
+
+@pytest.mark.parametrize("case", CUTS)
+@pytest.mark.parametrize("mode", [GRADIENT, PADDED])
+@pytest.mark.parametrize("cell", HEADLINE)
+def test_mosaic_gpu_equals_oracle_at_every_cut(cell: str, mode: str, case: str) -> None:
+    job = Job(cell, case, find(case), "bfloat16", mode)
+    assert off("mosaic_gpu", job) <= tolerance(job, jax.default_backend())
 
 
 @over_runs

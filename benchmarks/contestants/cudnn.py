@@ -35,7 +35,9 @@ def layer(job: Job, problem: Problem) -> Layer:
     packed = jnp.concatenate([w_x.T.ravel(), w_h.T.ravel(), b, jnp.zeros_like(b)])
 
     def apply(weights: Any, xs: Any, carry: Any) -> tuple[Any, Any]:
-        lengths = jnp.full(xs.shape[:1], xs.shape[1], jnp.int32)
+        return padded(weights, xs, carry, jnp.full(xs.shape[:1], xs.shape[1], jnp.int32))
+
+    def padded(weights: Any, xs: Any, carry: Any, lengths: Any) -> tuple[Any, Any]:
         ys, h, c = rnn.lstm(xs, *carry, weights, lengths, **sizes, dropout=0.0)
         return (h, c), ys
 
@@ -50,6 +52,7 @@ def layer(job: Job, problem: Problem) -> Layer:
     return Layer(
         params=packed,
         apply=apply,
+        padded=padded,
         step=step,
         # Its leaves are of [layers, B, H].
         carry=lambda leaves: tuple(leaf[None] for leaf in leaves),

@@ -51,6 +51,7 @@ def layer(job: Job, problem: Problem) -> Layer:
     return Layer(
         params={"params": {"cell": params}},
         apply=lambda params, xs, carry: rnn.apply(params, xs, initial_carry=carry),
+        padded=lambda params, xs, carry, lengths: rnn.apply(params, xs, initial_carry=carry, seq_lengths=lengths),
         step=lambda params, carry, x: cell.apply({"params": params["params"]["cell"]}, carry, x),
         # Linen's LSTM has its cell state first.
         carry=lambda leaves: leaves[::-1] if lstm else leaves[0],

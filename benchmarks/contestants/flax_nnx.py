@@ -49,6 +49,9 @@ def layer(job: Job, problem: Problem) -> Layer:
     return Layer(
         params=params,
         apply=lambda params, xs, carry: nnx.merge(graph, params, rest)(xs, initial_carry=carry),
+        padded=lambda params, xs, carry, lengths: nnx.merge(graph, params, rest)(
+            xs, initial_carry=carry, seq_lengths=lengths
+        ),
         step=lambda params, carry, x: nnx.merge(graph, params, rest).cell(carry, x),
         # NNX's LSTM has its cell state first.
         carry=lambda leaves: leaves[::-1] if lstm else leaves[0],

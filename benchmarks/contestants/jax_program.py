@@ -9,7 +9,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.problem import FORWARD, LEARNING_RATE, STEP, TRAIN, Answer, Job, Problem, gradients, outputs, trained
+from benchmarks.contestants.base import Refused
+from benchmarks.problem import (
+    FORWARD,
+    LEARNING_RATE,
+    PADDED,
+    STEP,
+    TRAIN,
+    Answer,
+    Job,
+    Problem,
+    gradients,
+    lengths,
+    outputs,
+    trained,
+)
 
 
 class Layer(NamedTuple):
@@ -22,6 +36,7 @@ class Layer(NamedTuple):
       carry: turns leaves in the order of `benchmarks.cells` into the framework's own carry; each leaf `[B, H]`.
       common_carry: the way back, as a tuple.
       common_params: turns gradients in the structure of `params` into `(d w_x, d w_h, d b[, d b_n])`.
+      padded: `(params, xs, carry, lengths [B]) -> (carry, ys)`; None where rows can't have lengths of their own.
       batch_first: `xs` and `ys` are `[B, T, ...]`.
     """
 
@@ -31,6 +46,7 @@ class Layer(NamedTuple):
     carry: Callable[[tuple[Any, ...]], Any]
     common_carry: Callable[[Any], tuple[Any, ...]]
     common_params: Callable[[Any], tuple[Any, ...]]
+    padded: Callable[[Any, Any, Any, Any], tuple[Any, Any]] | None = None
     batch_first: bool = False
 
 
@@ -48,7 +64,10 @@ class JaxContestant:
 
     def build(self, job: Job, problems: Sequence[Problem]) -> "JaxProgram":
         """Compiles the function of a job."""
-        return JaxProgram(job, self.layer(job, problems[0]), problems)
+        layer = self.layer(job, problems[0])
+        if job.mode == PADDED and layer.padded is None:
+            raise Refused(f"rows of {self.name} have no lengths of their own")
+        return JaxProgram(job, layer, problems)
 
 
 class JaxProgram:
@@ -145,13 +164,15 @@ def _function(job: Job, layer: Layer, problems: Sequence[Problem]) -> tuple[Call
 
         return train, [(sequence(p.xs), carry_of(p.carry), sequence(p.y_weights)) for p in problems]
 
-    def loss(params: Any, xs: Any, carry: Any, y_weights: Any, carry_weights: Any) -> Any:
-        last, ys = layer.apply(params, xs, carry)
+    def loss(params: Any, xs: Any, carry: Any, y_weights: Any, carry_weights: Any, *lengths: Any) -> Any:
+        run: Any = layer.padded if lengths else layer.apply
+        last, ys = run(params, xs, carry, *lengths)
         products = jax.tree.map(lambda a, b: jnp.sum(a * b.astype(a.dtype)), (ys, last), (y_weights, carry_weights))
         return sum(leaf.astype(jnp.float32) for leaf in jax.tree.leaves(products))
 
+    given = (jnp.asarray(lengths(job)),) if job.mode == PADDED else ()
     arguments = [
-        (layer.params, sequence(p.xs), carry_of(p.carry), sequence(p.y_weights), carry_of(p.carry_weights))
+        (layer.params, sequence(p.xs), carry_of(p.carry), sequence(p.y_weights), carry_of(p.carry_weights), *given)
         for p in problems
     ]
     return jax.grad(loss, argnums=(0, 1, 2)), arguments

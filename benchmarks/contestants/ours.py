@@ -40,6 +40,7 @@ def layer(name: str, options: dict[str, Any], job: Job, problem: Problem) -> Lay
     return Layer(
         params=params,
         apply=lambda params, xs, carry: rj.unroll(cell, params, xs, carry, **options),
+        padded=lambda params, xs, carry, lengths: rj.unroll(cell, params, xs, carry, lengths=lengths, **options),
         step=functools.partial(rj.step, cell) if name == "rj.step" else cell.step,
         carry=lambda leaves: type(empty)(*(a.astype(e.dtype) for a, e in zip(leaves, empty, strict=True))),
         common_carry=tuple,

@@ -13,12 +13,14 @@ from benchmarks.problem import (
     FORWARD,
     GRADIENT,
     LEARNING_RATE,
+    PADDED,
     STEP,
     TRAIN,
     Answer,
     Job,
     Problem,
     gradients,
+    lengths,
     outputs,
     trained,
 )  # fmt: skip
@@ -35,7 +37,7 @@ class PyTorch:
     """`torch.nn.RNN`, `LSTM`, `GRU` and, for a step, their cells; eager, as their users run them."""
 
     name = "PyTorch"
-    includes = "a second bias vector; on a GPU no TF32 in the cells of mode step"
+    includes = "a second bias vector; on a GPU no TF32 in the cells of mode step; in mode padded packing and unpacking"
 
     def build(self, job: Job, problems: Sequence[Problem]) -> Program:
         """Makes the module, with the problem's parameters."""
@@ -67,11 +69,12 @@ class TorchProgram:
 
     def __init__(self, job: Job, problems: Sequence[Problem], device: torch.device) -> None:
         self.job, self.problems, self.device, self.calls = job, problems, device, 0
-        self.module = self._module()
+        self.module, self.lengths = self._module(), torch.tensor(lengths(job))
         self.optimizer = torch.optim.Adam(self.module.parameters(), lr=LEARNING_RATE)
         self.arguments = [self._arguments(problem) for problem in problems]
         runs: dict[str, Callable[..., Any]] = {
-            STEP: self._step, FORWARD: self._forward, GRADIENT: self._gradient, TRAIN: self._train,
+            STEP: self._step, FORWARD: self._forward, GRADIENT: self._gradient, PADDED: self._gradient,
+            TRAIN: self._train,
         }  # fmt: skip
         self.run = runs[job.mode]
 
@@ -100,7 +103,7 @@ class TorchProgram:
         state = tuple(self._tensor(leaf)[layers] for leaf in problem.carry)
         weights = tuple(self._tensor(leaf)[layers] for leaf in problem.carry_weights)
         xs = self._tensor(problem.xs[0] if self.job.mode == STEP else problem.xs)
-        if self.job.mode == GRADIENT:
+        if self.job.mode in (GRADIENT, PADDED):
             for leaf in (xs, *state):
                 leaf.requires_grad_()
         return xs, state, self._tensor(problem.y_weights), weights
@@ -108,6 +111,12 @@ class TorchProgram:
     def _call(self, xs: Any, state: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
         """Outputs and final state."""
         given = state if len(state) == 2 else state[0]
+        if self.job.mode == PADDED:
+            # Its lengths have to be on the CPU.
+            packed = torch.nn.utils.rnn.pack_padded_sequence(xs, self.lengths, enforce_sorted=False)
+            out, final = self.module(packed, given)
+            ys, _ = torch.nn.utils.rnn.pad_packed_sequence(out, total_length=len(xs))
+            return ys, final if isinstance(final, tuple) else (final,)
         result = self.module(xs, given)
         if self.job.mode == STEP:
             last = result if isinstance(result, tuple) else (result,)

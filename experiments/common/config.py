@@ -56,7 +56,7 @@ class Training:
     """Which of the measured parameters are used behind the training: the best on the valid split, or the last."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of matmul operands and hidden states; parameters stay float32."""
-    implementation: Literal["native", "fused", "scan"] | None = None
+    implementation: Literal["native", "fused", "mosaic_gpu", "pallas_tpu", "cudnn", "scan"] | None = None
     """Kernel that unrolls the cells; None lets the library choose."""
     seed: int = 0
     """Of the parameters, of the order of the examples and of dropout."""

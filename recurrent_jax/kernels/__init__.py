@@ -3,11 +3,11 @@
 import dataclasses
 from typing import Any
 
-from recurrent_jax.kernels import cudnn, fused, native, pallas_tpu, scan
+from recurrent_jax.kernels import cudnn, fused, mosaic_gpu, native, pallas_tpu, scan
 from recurrent_jax.kernels.contract import Inputs, Kernel, Options
 
 # The order of preference. `scan` refuses nothing, so the choice always ends there at the latest.
-REGISTRY: tuple[Kernel, ...] = (native, fused, pallas_tpu, cudnn, scan)
+REGISTRY: tuple[Kernel, ...] = (native, fused, mosaic_gpu, pallas_tpu, cudnn, scan)
 
 Implementation = str | tuple[str, ...] | None
 

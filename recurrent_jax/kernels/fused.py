@@ -60,8 +60,8 @@ def _forward(unrolled: Pass, hoisted: bool) -> tuple[Outputs, Saved]:
     return Outputs(carry, ys, carries), Saved(starts, pre)
 
 
-def _backward(unrolled: Pass, saved: Saved, cotangent: Outputs) -> tuple[State, list[Array]]:
-    """The last state, and the cotangents of the pre-activations."""
+def _backward(unrolled: Pass, saved: Saved, cotangent: Outputs) -> tuple[Array, State, list[Array]]:
+    """The `h` that each step consumed, the last state, and the cotangents of the pre-activations."""
     inputs, options = unrolled.inputs, unrolled.options
     own, others = unrolled.own, unrolled.others
     # The barrier keeps the transposed copy outside the loop, in the layout that the matmul wants.
@@ -83,4 +83,4 @@ def _backward(unrolled: Pass, saved: Saved, cotangent: Outputs) -> tuple[State, 
         reverse=not options.reverse,
         unroll=options.unroll,
     )
-    return state, d_pre
+    return saved.starts.h, state, d_pre

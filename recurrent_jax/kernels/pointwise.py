@@ -44,18 +44,33 @@ class State(NamedTuple):
     initial: Any
 
 
+class Half(NamedTuple):
+    """What the backward loop holds while the matmul of a step runs.
+
+    Attributes:
+      start: cotangents of the carry that the step consumed, without what the matmul adds to that of `h`.
+      held: what goes past a masked step; None where there is no mask.
+      own, initial: as in `State`.
+    """
+
+    start: Any
+    held: Any
+    own: list[Array]
+    initial: Any
+
+
 class Loops(NamedTuple):
     """The two loops of a kernel.
 
     Attributes:
       forward: from a pass to the outputs and what is saved.
-      backward: from a pass, what was saved and the cotangent of the outputs to the last state and the cotangents of
-        the pre-activations of every step.
+      backward: from a pass, what was saved and the cotangent of the outputs to the `h` that each step consumed, the
+        last state, and the cotangents of the pre-activations of every step.
       primal: from a pass to the outputs, where nothing is differentiated.
     """
 
     forward: Callable[["Pass"], tuple[Outputs, Saved]]
-    backward: Callable[["Pass", Saved, Outputs], tuple[State, list[Array]]]
+    backward: Callable[["Pass", Saved, Outputs], tuple[Array, State, list[Array]]]
     primal: Callable[["Pass"], Outputs]
 
 
@@ -80,8 +95,11 @@ class Pass:
 
     def step(self, params: Any, w_h: Array, carry: Any, z: Array) -> tuple[Any, Any]:
         """The next carry, and the output with what is saved of the pre-activations."""
+        return self.advance(params, carry, z, matmul(carry.h, w_h))
+
+    def advance(self, params: Any, carry: Any, z: Array, r: Array) -> tuple[Any, Any]:
+        """The elementwise half of a step."""
         small = lambda a: a.astype(self.cell.compute_dtype)
-        r = matmul(carry.h, w_h)
         new, y = apply_pointwise(self.cell, params, carry, z, r)
         return new, (y, (small(z + r),) if self.additive else (small(z), small(r)))
 
@@ -104,38 +122,58 @@ class Pass:
           start, pre: what was saved of the step.
           dy, d_after: the cotangents of its output, and of the carry after it, None where that was not returned.
         """
-        up = lambda tree: jax.tree.map(lambda a: a.astype(self.exact), tree)
+        half, d_pre = self.pull_back(own, others, state, start, pre, dy, d_after, keep)
+        return self.pull_start(half, matmul(d_pre[-1], w_h_transposed), keep, reset), d_pre
+
+    def pull_back(
+        self,
+        own: list[Array],
+        others: list[Array],
+        state: State,
+        start: Any,
+        pre: list[Array],
+        dy: Any,
+        d_after: Any,
+        keep: Array | None,
+    ) -> tuple[Half, list[Array]]:
+        """The half of a reverse step before its matmul, which the second half and the matmul need."""
 
         def pointwise(own: list[Array], carry: Any, *pre: Array) -> Any:
             z, r = (pre[0], jnp.zeros_like(pre[0])) if self.additive else pre
             return apply_pointwise(self.cell, self.params(own, others), carry, z, r)
 
-        d_carry, d_own, d_initial = state
+        d_new = state.carry
         if d_after is not None:
-            d_carry = jax.tree.map(jnp.add, d_carry, up(d_after))
-        zeros = jax.tree.map(jnp.zeros_like, (d_carry, dy))
-        d_new, held = d_carry, zeros[0]
+            d_new = jax.tree.map(jnp.add, d_new, self.up(d_after))
+        held = None
         if keep is not None:
-            (d_new, dy), held = select(keep, (d_carry, dy), zeros), select(keep, zeros[0], d_carry)
+            zeros = jax.tree.map(jnp.zeros_like, (d_new, dy))
+            (d_new, dy), held = select(keep, (d_new, dy), zeros), select(keep, zeros[0], d_new)
 
-        _, vjp = jax.vjp(pointwise, own, start, *up(pre))
+        _, vjp = jax.vjp(pointwise, own, start, *self.up(pre))
         d_new = jax.tree.map(lambda d, c: d.astype(c.dtype), d_new, start)
-        d_used, d_start, *d_pre = vjp((d_new, dy))
-        d_pre = [d.astype(self.cell.compute_dtype) for d in d_pre]
-        d_start = up(d_start)
-        d_start = d_start._replace(h=d_start.h + matmul(d_pre[-1], w_h_transposed))
+        d_own, d_start, *d_pre = vjp((d_new, dy))
+        d_own = jax.tree.map(jnp.add, state.own, self.up(d_own))
+        return Half(self.up(d_start), held, d_own, state.initial), [d.astype(self.cell.compute_dtype) for d in d_pre]
 
-        d_own = jax.tree.map(lambda total, d: total + d.astype(self.exact), d_own, d_used)
+    def pull_start(self, half: Half, d_h: Array, keep: Array | None, reset: Array | None) -> State:
+        """The half of a reverse step after its matmul; `d_h` is what that gave."""
+        d_start, d_initial = half.start._replace(h=half.start.h + d_h), half.initial
         if reset is not None:
+            zeros = jax.tree.map(jnp.zeros_like, d_start)
             acts = reset if keep is None else reset & keep
-            d_initial = jax.tree.map(jnp.add, d_initial, select(acts, d_start, zeros[0]))
-            d_start = select(reset, zeros[0], d_start)
-        d_carry = jax.tree.map(jnp.add, d_start, held) if keep is not None else d_start
-        return State(d_carry, d_own, d_initial), d_pre
+            d_initial = jax.tree.map(jnp.add, d_initial, select(acts, d_start, zeros))
+            d_start = select(reset, zeros, d_start)
+        d_carry = d_start if half.held is None else jax.tree.map(jnp.add, d_start, half.held)
+        return State(d_carry, half.own, d_initial)
+
+    def up(self, tree: Any) -> Any:
+        """In at least float32."""
+        return jax.tree.map(lambda a: a.astype(self.exact), tree)
 
     def last_state(self, cotangent: Outputs) -> State:
         """What the backward loop begins with."""
-        d_final = jax.tree.map(lambda a: a.astype(self.exact), cotangent.carry)
+        d_final = self.up(cotangent.carry)
         no_initial = None if self.inputs.initial is None else jax.tree.map(jnp.zeros_like, d_final)
         return State(d_final, [jnp.zeros_like(leaf, self.exact) for leaf in self.own], no_initial)
 
@@ -177,7 +215,7 @@ def run(cell: PointwiseCell, inputs: Inputs, options: Options, loops: Loops) -> 
 
     def backward(args: Any, flags: Any, saved: Saved, cotangent: Outputs) -> Any:
         unrolled = Pass(cell, Inputs(**args, **flags), options)
-        return _gradients(unrolled, saved, *loops.backward(unrolled, saved, cotangent))
+        return _gradients(unrolled, *loops.backward(unrolled, saved, cotangent))
 
     def primal(args: Any, flags: Any) -> Outputs:
         return loops.primal(Pass(cell, Inputs(**args, **flags), options))
@@ -202,14 +240,14 @@ def _structure(cell: PointwiseCell, inputs: Inputs) -> Structure:
     return analyse(cell, inputs.params, inputs.carry, *_pre_activations(cell, inputs))
 
 
-def _gradients(unrolled: Pass, saved: Saved, state: State, d_pre: list[Array]) -> Any:
+def _gradients(unrolled: Pass, hs: Array, state: State, d_pre: list[Array]) -> Any:
     """The cotangents of params, xs, carry and initial, of what the backward loop left."""
     cell, inputs = unrolled.cell, unrolled.inputs
     params = inputs.params
     w_h, kernel_vjp = jax.vjp(cell.recurrent_kernel, params)
     # Rows first: a matmul over two contracted axes would make the compiler copy both operands.
     rows = lambda a: a.reshape(-1, a.shape[-1])
-    d_w_h = matmul(rows(saved.starts.h).T, rows(d_pre[-1]))
+    d_w_h = matmul(rows(hs).T, rows(d_pre[-1]))
     z, project_vjp = jax.vjp(cell.project, params, rows(inputs.xs))
     d_params, d_xs = project_vjp(rows(d_pre[0]).astype(z.dtype))
     (d_params_kernel,) = kernel_vjp(d_w_h.astype(w_h.dtype))

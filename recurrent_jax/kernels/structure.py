@@ -23,7 +23,7 @@ def analyse(cell: PointwiseCell, params: Any, carry: Any, z: Array, r: Array) ->
     """Traces `pointwise` on arguments of these shapes (nothing is computed)."""
     closed = jax.make_jaxpr(lambda *args: apply_pointwise(cell, *args))(params, carry, z, r)
     jaxpr = closed.jaxpr
-    readers = _live_equations(jaxpr)
+    readers = live_equations(jaxpr)
     *leaves, z_var, r_var = jaxpr.invars
     returned = {id(v) for v in jaxpr.outvars}
 
@@ -49,12 +49,12 @@ def has_equations_of(cell: Any, family: type) -> bool:
     return isinstance(cell, family) and all(getattr(type(cell), name) is getattr(family, name) for name in _EQUATIONS)
 
 
-def _live_equations(jaxpr: Any) -> list[Any]:
-    """The equations on which the outputs depend."""
+def live_equations(jaxpr: Any) -> list[Any]:
+    """The equations on which the outputs depend, in their order."""
     live = {id(v) for v in jaxpr.outvars}
     kept = []
     for eqn in reversed(jaxpr.eqns):
         if any(id(v) in live for v in eqn.outvars):
             kept.append(eqn)
             live.update(id(v) for v in eqn.invars)
-    return kept
+    return kept[::-1]

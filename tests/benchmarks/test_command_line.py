@@ -18,7 +18,7 @@ from tests.benchmarks.conftest import Command
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("name", ["run", "report", "list", "profile"])
+@pytest.mark.parametrize("name", ["run", "report", "list", "profile", "hopper"])
 def test_help_of_a_command_says_how_it_is_called(
     command: Command, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
@@ -33,7 +33,7 @@ def test_help_of_a_command_says_how_it_is_called(
 def test_help_names_the_commands(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("--help") == 0
     said = capsys.readouterr().out
-    assert [name for name in ("run", "report", "list", "profile") if f"    {name} " not in said] == []
+    assert [name for name in ("run", "report", "list", "profile", "hopper") if f"    {name} " not in said] == []
 
 
 def test_list_names_everything(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,7 +68,7 @@ MISTAKES = [
     ),
     ("run --case tinny", r"argument --case: expected one of .*, or a shape such as .*, got 'tinny'"),
     ("run --dtype f32", r"argument --dtype: expected one of float32, .*, got 'f32'"),
-    ("run --mode backward", r"argument --mode: expected one of step, forward, gradient, train, got 'backward'"),
+    ("run --mode backward", r"argument --mode: expected one of step, forward, gradient, padded, train, got 'backward'"),
     ("run --peer Torch", r"argument --peer: expected one of PyTorch, .*, none, got 'Torch'"),
     ("run --seconds -1", rf"argument --seconds: {ABOVE_0}'-1'"),
     ("run --seconds nan", rf"argument --seconds: {ABOVE_0}'nan'"),
@@ -84,8 +84,8 @@ MISTAKES = [
     ("profile tiny --calls -1", r"argument --calls: expected .*, got '-1'"),
     # No call can be traced in part.
     ("profile tiny --calls 0.5", r"argument --calls: expected .*, got '0\.5'"),
-    ("ruin", r"argument \{run,report,list,profile\}: invalid choice: 'ruin' .*"),
-    ("", r"the following arguments are required: \{run,report,list,profile\}"),
+    ("ruin", r"argument \{run,report,list,profile,hopper\}: invalid choice: 'ruin' .*"),
+    ("", r"the following arguments are required: \{run,report,list,profile,hopper\}"),
 ]
 
 

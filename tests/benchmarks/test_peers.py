@@ -12,7 +12,7 @@ from benchmarks.cells import CELLS, HEADLINE
 from benchmarks.contestants import PEERS, load, missing
 from benchmarks.contestants.base import Refused
 from benchmarks.contestants.jax_program import JaxProgram
-from benchmarks.problem import FORWARD, GRADIENT, MODES, STEP, TRAIN, Job, draw, error, tolerance, truth
+from benchmarks.problem import FORWARD, GRADIENT, MODES, PADDED, STEP, TRAIN, Job, draw, error, tolerance, truth
 
 COMPUTED = {
     "Flax Linen": ("RNN", "LSTM", "GRU", "RNN-relu"),
@@ -22,8 +22,15 @@ COMPUTED = {
     "Keras 3": ("RNN", "LSTM", "GRU", "RNN-relu", "GRU-before"),
 }
 PAIRS = [(peer, cell) for peer, cells in COMPUTED.items() for cell in cells]
+# Rows of the others have no lengths of their own.
+WITH_LENGTHS = ("PyTorch", "Flax Linen", "Flax NNX")
 # A gradient is one of the forward pass; the variants are the same code but for an option.
-QUESTIONS = [(*pair, mode) for pair in PAIRS for mode in MODES if mode in (STEP, GRADIENT) or pair[1] in HEADLINE]
+QUESTIONS = [
+    (*pair, mode)
+    for pair in PAIRS
+    for mode in MODES
+    if (mode in (STEP, GRADIENT) or pair[1] in HEADLINE) and (mode != PADDED or pair[0] in WITH_LENGTHS)
+]
 OTHERS = [(peer, cell) for peer, cells in COMPUTED.items() for cell in CELLS if cell not in cells]
 CUDNN = "jax.experimental.rnn"
 
@@ -59,6 +66,13 @@ def test_half_precision(name: str) -> None:
 def test_another_cell_is_refused_in_words(name: str, cell: str) -> None:
     contestant, job = peer(name), tiny(cell, FORWARD)
     with pytest.raises(Refused, match=r"^\w+ .* \S+$"):
+        contestant.build(job, draw(job, 1))
+
+
+@pytest.mark.parametrize("name", [name for name in COMPUTED if name not in WITH_LENGTHS])
+def test_rows_without_lengths_are_refused(name: str) -> None:
+    contestant, job = peer(name), tiny("LSTM", PADDED)
+    with pytest.raises(Refused, match=f"rows of {name} have no lengths of their own"):
         contestant.build(job, draw(job, 1))
 
 

@@ -15,6 +15,7 @@ from benchmarks.problem import (
     LEARNING_RATE,
     MEANING,
     MODES,
+    PADDED,
     STEP,
     TRAIN,
     Answer,
@@ -53,6 +54,10 @@ FLOPS = {
     "LSTM-coupled": {STEP: 810, FORWARD: 1620, GRADIENT: 4860, TRAIN: 4860 - 720},
 }
 
+# In mode padded, rows of 1, 2 and 2 steps: five of six.
+for numbers in FLOPS.values():
+    numbers[PADDED] = numbers[GRADIENT] // 6 * 5
+
 # Numbers in and out. Step and forward: parameters, xs, carry; ys, carry. Gradient: parameters, xs, y_weights, carry,
 # carry_weights; gradients to parameters, xs, carry. Train: parameters, two moments, xs, targets, carry; parameters,
 # two moments.
@@ -81,6 +86,10 @@ NUMBERS = {
     "LSTM-peephole": {STEP: 302, FORWARD: 329, GRADIENT: 598, TRAIN: 1374},
     "LSTM-coupled": {STEP: 237, FORWARD: 264, GRADIENT: 468, TRAIN: 984},
 }
+
+# Without four inputs, their gradients, and five outputs.
+for numbers in NUMBERS.values():
+    numbers[PADDED] = numbers[GRADIENT] - (4 + 4 + 5)
 
 over_cells = pytest.mark.parametrize("cell", CELLS)
 over_modes = pytest.mark.parametrize("mode", MODES)
@@ -211,6 +220,29 @@ def test_expected_gradients_are_those_of_the_loss(cell: str, mode: str, rng: np.
         pairs = zip(names[part], towards if isinstance(towards, tuple) else (towards,), strict=True)
         # Rounding of the difference quotient: 1e-16 of the loss over the step.
         assert sum(np.vdot(answer[f"d {name}"], d) for name, d in pairs) == pytest.approx(slope, rel=1e-6, abs=1e-8)
+
+
+@over_cells
+def test_expected_of_padded_is_that_of_each_row_cut_short(cell: str) -> None:
+    of = job(cell, PADDED, "float64")
+    (one,) = draw(of, 1)
+    answer, lengths = expected(of, one), problem.lengths(of)
+    assert sorted(lengths) == [1, 2, 2]
+    total = {f"d {name}": 0.0 for name in CELLS[cell].params}
+    for row, length in enumerate(lengths):
+        rows = lambda leaves, row=row: tuple(leaf[row : row + 1] for leaf in leaves)
+        cut = lambda array, row=row, length=length: array[:length, row : row + 1]
+        alone = Problem(one.params, cut(one.xs), rows(one.carry), cut(one.y_weights), rows(one.carry_weights))
+        shorter = of._replace(mode=GRADIENT, case=of.case._replace(T=int(length), B=1))
+        exact = expected(shorter, alone)
+        for name in ("xs", *CELLS[cell].carry):
+            got = answer[f"d {name}"]
+            of_row = got[:length, row] if name == "xs" else got[row]
+            np.testing.assert_allclose(of_row, exact[f"d {name}"].reshape(of_row.shape), rtol=1e-12)
+        assert not answer["d xs"][length:, row].any()
+        total = {name: value + exact[name] for name, value in total.items()}
+    for name, value in total.items():
+        np.testing.assert_allclose(answer[name], value, rtol=1e-12, atol=1e-15)
 
 
 def test_expected_of_train_is_the_loss_and_one_step_of_adam() -> None:

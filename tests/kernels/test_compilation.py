@@ -16,7 +16,9 @@ from tests import cases
 REORDERED = 1e-13
 
 # Every kernel by its name, and the one that is taken where none is named.
-over_kernels_and_default = pytest.mark.parametrize("kernel", [*cases.each(REGISTRY), pytest.param(None, id="default")])
+over_programs_and_default = pytest.mark.parametrize(
+    "kernel", [*cases.each(REGISTRY, programs=True), pytest.param(None, id="default")]
+)
 WHOLE, ROWS, TIME_ROWS = (
     jax.sharding.PartitionSpec(),
     jax.sharding.PartitionSpec("rows"),
@@ -67,7 +69,7 @@ def test_default_kernel_is_the_first_that_does_not_refuse() -> None:
     assert program("fused") != program("scan") == program(("scan", "fused"))
 
 
-@cases.over_kernels
+@cases.over_programs
 def test_checkpoint_stores_less(kernel: str) -> None:
     cell = rj.LSTM(cases.UNITS, param_dtype=jnp.float64)
     params, xs, carry = cases.data(cell, steps=64)
@@ -93,7 +95,7 @@ def test_unroll_reaches_the_loop(kernel: str) -> None:
     assert loops(unrolled, 3) >= 2
 
 
-@over_kernels_and_default
+@over_programs_and_default
 def test_export_round_trip_changes_nothing(kernel: str | None) -> None:
     # The kernel that is the default for the cells of this library refuses others.
     cell = (cases.LSTM if kernel is None else cases.richest(kernel)).cell
@@ -132,7 +134,7 @@ def test_a_batch_spread_over_an_explicit_mesh_stays_so(kernel: str | None) -> No
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
-@over_kernels_and_default
+@over_programs_and_default
 def test_gradient_lowers_for_other_devices(kernel: str | None, platform: str) -> None:
     cell = rj.LSTM(cases.UNITS)
     params, xs, carry = cases.data(cell)
@@ -211,7 +213,7 @@ def test_cell_that_changes_is_not_mistaken_for_what_it_was() -> None:
 
 
 @pytest.mark.parametrize("every", [32, 33, 63])
-@cases.over_kernels
+@cases.over_programs
 def test_checkpoint_of_few_chunks_needs_less_memory(kernel: str, every: int) -> None:
     cell = rj.LSTM(16)
     params, xs, carry = cases.data(cell, (4,), 64)

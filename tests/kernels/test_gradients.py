@@ -99,7 +99,7 @@ def test_gradients_equal_those_of_scan_for_any_batch_shape(kernel: str, batch: t
 
 # 2 divides T = 6; 4 leaves a remainder, which reverse runs first; 9 is more than T.
 @pytest.mark.parametrize("options", [{"checkpoint_every": k} for k in (2, 4, 9)] + [{"unroll": 2}], ids=str)
-@cases.over_kernels
+@cases.over_programs
 def test_checkpoint_and_unroll_change_no_output_and_no_gradient(kernel: str, options: dict[str, Any]) -> None:
     case, scenario, arguments = cases.richest(kernel), "gaps_resets_reverse", cases.data(cases.richest(kernel).cell)
     cases.assert_close(

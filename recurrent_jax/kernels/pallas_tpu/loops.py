@@ -47,8 +47,8 @@ def forward(unrolled: Pass, save: bool, interpret: Any) -> tuple[Outputs, Saved]
     return Outputs(layout.shaped(out["last"]), ys, carries), Saved(starts, pre)
 
 
-def backward(unrolled: Pass, saved: Saved, cotangent: Outputs, interpret: Any) -> tuple[State, list[Array]]:
-    """The last state, and the cotangents of the pre-activations."""
+def backward(unrolled: Pass, saved: Saved, cotangent: Outputs, interpret: Any) -> tuple[Array, State, list[Array]]:
+    """The `h` that each step consumed, the last state, and the cotangents of the pre-activations."""
     layout = _Layout(unrolled.inputs)
 
     def begin(ins: Any, outs: Any) -> None:
@@ -70,7 +70,8 @@ def backward(unrolled: Pass, saved: Saved, cotangent: Outputs, interpret: Any) -
     out = _backward_plan(unrolled, saved, cotangent).run(begin, step, interpret)
     state = out["state"]
     own = [total.sum(0) for total in state.own]
-    return State(layout.shaped(state.carry), own, layout.shaped(state.initial)), layout.shaped_steps(out["d_pre"])
+    last = State(layout.shaped(state.carry), own, layout.shaped(state.initial))
+    return saved.starts.h, last, layout.shaped_steps(out["d_pre"])
 
 
 def _forward_plan(unrolled: Pass, save: bool) -> Plan:

@@ -1,0 +1,267 @@
+"""What decides how `mosaic_gpu` is cut: how fast the blocks of a Hopper GPU reach each other, and every cut by itself.
+
+    meeting     all blocks of a cluster wait for each other
+    exchange    as the kernel does at each step: each block's part of h to global memory, the meeting, all of h back
+    neighbour   each block stores a tile in the shared memory of the next of its cluster, and waits for its own
+    grid        all blocks of the GPU wait for each other by a semaphore in global memory
+
+Each is a loop within one kernel: the time of many turns less that of few, by how many more they are.
+"""
+
+import functools
+import json
+import pathlib
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.mosaic.gpu.core import LoweringSemantics
+from jax.experimental.pallas import mosaic_gpu
+
+import recurrent_jax as rj
+from benchmarks.machine import commit, device, versions
+from recurrent_jax.kernels.contract import Inputs, Options
+from recurrent_jax.kernels.mosaic_gpu import fitting, tiled, tiling
+from recurrent_jax.kernels.mosaic_gpu.kernels import meet
+
+plgpu: Any = mosaic_gpu  # whose types are other ones with each JAX
+Kernel = Any  # from a number of turns to a function of an array
+FEW, MANY, REPEATS = 1000, 11000, 7
+# Rows of a cluster, the tile that goes to a neighbour, and how long an axis of a copy may be.
+ROWS, TILE, COPY = 16, (64, 64), 256
+# What the cuts are tried on: units and rows of the batch, in bfloat16.
+STEPS, FEATURES = 512, 256
+LAYERS = [(kind, units, rows) for kind in (rj.LSTM, rj.GRU) for units in (256, 512) for rows in (16, 64)]
+
+
+def meeting(blocks: int) -> Kernel:
+    """A cluster of so many blocks meets; what comes back counts the turns."""
+
+    def body(turns: int, x: Any, out: Any, own: Any) -> None:
+        def turn(_: Any, __: Any) -> None:
+            plgpu.barrier_arrive(own["cluster"])
+            plgpu.barrier_wait(own["cluster"])
+
+        lax.fori_loop(0, turns, turn, None)
+        out[...] = x[...] + turns
+
+    return _kernel(body, (128,), jnp.float32, {"cluster": plgpu.ClusterBarrier(collective_axes=("blocks",))}, blocks)
+
+
+def exchange(blocks: int, units: int, fenced: bool) -> Kernel:
+    """A cluster exchanges `[units, 16]` of bfloat16; at each turn every block adds 1 to its part of what came back."""
+    part = units // blocks
+    scratch = {
+        "cluster": plgpu.ClusterBarrier(collective_axes=("blocks",)),
+        "part": plgpu.SMEM((part, ROWS), jnp.bfloat16),
+        "all": plgpu.SMEM((units, ROWS), jnp.bfloat16),
+        "arrived": plgpu.Barrier(num_arrivals=-(-units // COPY)),
+    }
+
+    def body(turns: int, x: Any, out: Any, own: Any) -> None:
+        mine = pl.ds(lax.axis_index("blocks") * part, part)
+
+        def fetch(source: Any) -> None:
+            for start in range(0, units, COPY):
+                rows = pl.ds(start, min(COPY, units - start))
+                plgpu.copy_gmem_to_smem(source.at[rows], own["all"].at[rows], own["arrived"])
+            plgpu.barrier_wait(own["arrived"])
+
+        fetch(x)
+
+        def turn(number: Any, _: Any) -> None:
+            own["part"][...] = own["all"][mine] + jnp.bfloat16(1)
+            plgpu.commit_smem()
+            place = out.at[pl.ds(number % 2 * units, units)]
+            plgpu.copy_smem_to_gmem(own["part"], place.at[mine])
+            plgpu.wait_smem_to_gmem(0, wait_read_only=False)
+            meet(own["cluster"], fenced)
+            fetch(place)
+
+        lax.fori_loop(0, turns, turn, None)
+
+    return _kernel(body, (units, ROWS), jnp.bfloat16, scratch, blocks, out_shape=(2 * units, ROWS))
+
+
+def neighbour(blocks: int) -> Kernel:
+    """Each block of a cluster stores a tile of float32 in the next one."""
+    scratch = {
+        "cluster": plgpu.ClusterBarrier(collective_axes=("blocks",)),
+        "tile": plgpu.SMEM((2, *TILE), jnp.float32),
+        "arrived": plgpu.Barrier(num_barriers=2),
+    }
+
+    def body(turns: int, x: Any, out: Any, own: Any) -> None:
+        block = lax.axis_index("blocks")
+        own["tile"][0] = plgpu.layout_cast(jnp.zeros(TILE, jnp.float32), plgpu.Layout.WGMMA)
+
+        def turn(number: Any, _: Any) -> None:
+            slot = number % 2
+            plgpu.async_store_smem(
+                plgpu.layout_cast(jnp.full(TILE, 1.0, jnp.float32), plgpu.Layout.WGMMA),
+                own["tile"].at[slot],
+                own["arrived"].at[slot],
+                cluster_idx=lax.rem(block + 1, blocks),
+                cluster_dim="blocks",
+                optimized=False,
+            )
+            plgpu.barrier_wait(own["arrived"].at[slot])
+            plgpu.barrier_arrive(own["cluster"])
+            plgpu.barrier_wait(own["cluster"])
+
+        lax.fori_loop(0, turns, turn, None)
+        out[...] = x[...] + turns
+
+    return _kernel(body, (128,), jnp.float32, scratch, blocks)
+
+
+def grid(blocks: int) -> Kernel:
+    """So many blocks, one on each processor, signal and wait."""
+    scratch = {"met": plgpu.SemaphoreType.REGULAR}
+
+    def body(turns: int, x: Any, out: Any, own: Any) -> None:
+        def turn(number: Any, _: Any) -> None:
+            pl.semaphore_signal(own["met"])
+            pl.semaphore_wait(own["met"], (number + 1) * blocks, decrement=False)
+
+        lax.fori_loop(0, turns, turn, None)
+        out[...] = x[...] + turns
+
+    return _kernel(body, (128,), jnp.float32, scratch, 1, blocks)
+
+
+def _kernel(
+    body: Callable[..., None],
+    shape: tuple[int, ...],
+    dtype: Any,
+    scratch: dict[str, Any],
+    blocks: int,
+    clusters: int = 1,
+    out_shape: tuple[int, ...] | None = None,
+) -> Kernel:
+    """From a number of turns to a function of an array of this shape."""
+
+    def of(turns: int, interpret: Any = None) -> Callable[[jax.Array], jax.Array]:
+        return plgpu.kernel(
+            lambda x, out, **own: body(turns, x, out, own),
+            out_type=jax.ShapeDtypeStruct(out_shape or shape, dtype),
+            scratch_types=scratch,
+            grid=(clusters,),
+            grid_names=("clusters",),
+            cluster=(blocks,),
+            cluster_names=("blocks",),
+            compiler_params=plgpu.CompilerParams(lowering_semantics=LoweringSemantics.Warpgroup),
+            **({} if interpret is None else {"interpret": interpret}),
+        )
+
+    of.given = jax.ShapeDtypeStruct(shape, dtype)  # type: ignore[attr-defined]
+    return of
+
+
+def constants(processors: int) -> dict[str, Kernel]:
+    """What is measured, by name."""
+    return {
+        **{f"meeting of {blocks}": meeting(blocks) for blocks in (2, 4, 8, 16)},
+        **{f"exchange of {32 * b} units by {b}": exchange(b, 32 * b, True) for b in (2, 8, 16)},
+        "exchange of 512 units by 16, without fences": exchange(16, 512, False),
+        **{f"neighbour of {blocks}": neighbour(blocks) for blocks in (2, 16)},
+        f"grid of {processors}": grid(processors),
+    }
+
+
+def seconds_of_a_turn(kernel: Any) -> float:
+    """By the difference between many turns and few."""
+    given = jnp.zeros(kernel.given.shape, kernel.given.dtype)
+    run = {turns: jax.jit(kernel(turns)).lower(given).compile() for turns in (FEW, MANY)}
+    return (_seconds(lambda: run[MANY](given)) - _seconds(lambda: run[FEW](given))) / (MANY - FEW)
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    """The median of some calls behind a first one."""
+    found = []
+    for _ in range(REPEATS + 1):
+        start = time.perf_counter()
+        jax.block_until_ready(call())
+        found.append(time.perf_counter() - start)
+    return statistics.median(found[1:])
+
+
+def layer(kind: Any, units: int, rows: int) -> tuple[Any, Inputs]:
+    """A cell in bfloat16, and what it unrolls."""
+    cell = kind(units, param_dtype=jnp.bfloat16)
+    random = np.random.default_rng(0)
+    params = cell.init(jax.random.key(0), FEATURES)
+    xs = jnp.asarray(random.standard_normal((STEPS, rows, FEATURES)), jnp.bfloat16)
+    return cell, Inputs(params, xs, cell.initial_carry(params, (rows,)))
+
+
+def cuts(cell: Any, inputs: Inputs) -> Iterator[dict[str, Any]]:
+    """The time of a step of a gradient, by the cuts that are expected to be fast, the fastest first."""
+    rows, itemsize = inputs.xs.shape[1], 2
+    expected = lambda cut: tiling.cycles(cut, rows, jax.devices()[0].core_count, itemsize)
+    loss = lambda params, xs: jnp.sum(
+        rj.unroll(cell, params, xs, inputs.carry, implementation="mosaic_gpu")[1].astype(jnp.float32)
+    )
+    for cut in sorted(fitting(cell, inputs, Options()), key=expected)[:4]:
+        row = {"cell": str(cell), "B": rows, "blocks": cut.blocks, "rows": cut.rows, "expected_cycles": expected(cut)}
+        try:
+            with tiled(cut.blocks, cut.rows):
+                gradient = jax.jit(jax.grad(loss, (0, 1))).lower(inputs.params, inputs.xs).compile()
+            yield row | {"step_s": _seconds(functools.partial(gradient, inputs.params, inputs.xs)) / STEPS}
+        except Exception as error:
+            yield row | {"error": f"{type(error).__name__}: {error}"[:500]}
+
+
+def measure(out: pathlib.Path, minutes: float) -> int:
+    """Measures everything, prints a line for each and writes all of it; how many failed."""
+    end = time.monotonic() + 60 * minutes
+    found: dict[str, Any] = {
+        "device": device(),
+        "versions": versions(),
+        "commit": commit(),
+        "constants": [],
+        "cuts": [],
+    }
+
+    def keep(part: str, row: dict[str, Any]) -> None:
+        found[part].append(row)
+        print(
+            "  ".join(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()), flush=True
+        )
+        out.write_text(json.dumps(found, indent=1) + "\n")
+
+    for name, kernel in constants(jax.devices()[0].core_count).items():
+        try:
+            keep("constants", {"name": name, "turn_s": seconds_of_a_turn(kernel)})
+        except Exception as error:
+            keep("constants", {"name": name, "error": f"{type(error).__name__}: {error}"[:500]})
+    for kind, units, rows in LAYERS:
+        for row in cuts(*layer(kind, units, rows)):
+            keep("cuts", row)
+            if time.monotonic() > end:
+                print("the time is over")
+                return _failed(found)
+    return _failed(found)
+
+
+def rehearse() -> int:
+    """Lowers what would be measured, where there is no such GPU; how much of it can't be."""
+    failed = 0
+    for name, kernel in constants(tiling.PROCESSORS).items():
+        try:
+            jax.jit(kernel(FEW)).trace(kernel.given).lower(lowering_platforms=("cuda",))
+            print(f"{name}: lowered; it runs on a Hopper GPU")
+        except Exception as error:
+            failed += 1
+            print(f"{name}: {type(error).__name__}: {error}")
+    return failed
+
+
+def _failed(found: dict[str, Any]) -> int:
+    return sum("error" in row for part in ("constants", "cuts") for row in found[part])

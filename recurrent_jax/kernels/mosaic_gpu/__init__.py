@@ -1,0 +1,170 @@
+"""`mosaic_gpu`: the loop over time inside one kernel on a GPU, for any pointwise cell, in Pallas's Mosaic GPU.
+
+The recurrent weights stay in the shared memory of a cluster of thread blocks for all steps. kernels.py has the
+two kernels, tiling.py how units and rows are shared out, units.py `pointwise` by units, loops.py the arrays
+around them. The input projection before the kernel and the weights' gradients after it are matmuls of XLA.
+
+Pallas is imported when the kernel is first asked for: it takes time, and another JAX may name things otherwise.
+"""
+
+import contextlib
+import importlib
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.export
+
+from recurrent_jax.cells.base import PointwiseCell, accumulator
+from recurrent_jax.kernels import pointwise
+from recurrent_jax.kernels.contract import Inputs, Options, Outputs
+from recurrent_jax.kernels.mosaic_gpu import tiling
+from recurrent_jax.kernels.mosaic_gpu.tiling import Tiling
+from recurrent_jax.kernels.pointwise import Loops, Pass
+
+NAME = "mosaic_gpu"
+
+# The first JAX whose Mosaic GPU has clusters in its interpreter, and finds the layouts by itself.
+SINCE = (0, 11)
+# What tensor cores multiply here with a result of float32.
+_DTYPES = ("bfloat16", "float16")
+
+# What `interpreted` and `tiled` set.
+_interpret: Any = None
+_tiling: tuple[int, int] | None = None
+
+
+@contextlib.contextmanager
+def interpreted(params: Any = None) -> Iterator[None]:
+    """Runs the kernel in an interpreter on any device, slowly, and in any dtype: for tests.
+
+    Args:
+      params: `plgpu.InterpretGPUParams`; None takes those that it has by default.
+    """
+    global _interpret
+    before, _interpret = _interpret, _kernels().InterpretParams() if params is None else params
+    try:
+        yield
+    finally:
+        _interpret = before
+
+
+@contextlib.contextmanager
+def tiled(blocks: int, rows: int) -> Iterator[None]:
+    """Makes clusters of so many blocks own so many rows, where the choice would be another: for tests and tuning."""
+    global _tiling
+    before, _tiling = _tiling, (blocks, rows)
+    try:
+        yield
+    finally:
+        _tiling = before
+
+
+def refuses(cell: Any, inputs: Inputs, options: Options) -> str | None:
+    """Refuses other devices, float32 and float64, cells that are not pointwise, and sizes beyond shared memory."""
+    reason = _elsewhere() if _interpret is None else None
+    if reason is not None:
+        return reason
+    if jax.__version_info__ < SINCE:
+        return f"JAX {jax.__version__}: it takes {'.'.join(map(str, SINCE))} or later"
+    try:
+        loops = _loops()
+    except ImportError as error:
+        return f"JAX {jax.__version__} has no Mosaic GPU that it knows: {error}"
+    reason = pointwise.refuses(cell, inputs)
+    if reason is not None:
+        return reason
+    if cell.compute_dtype.name not in _DTYPES and _interpret is None:
+        return f"dtype {cell.compute_dtype}: it multiplies {' and '.join(_DTYPES)}"
+    if any(jax.export.is_symbolic_dim(size) for size in inputs.xs.shape):
+        return f"xs of shape {inputs.xs.shape}: it needs sizes that are known"
+    if not inputs.xs.size:
+        return None
+    if inputs.carry.h.shape[-1] != cell.hidden_size or inputs.carry.h.dtype != cell.compute_dtype:
+        return f"the carry's h is {inputs.carry.h.dtype}{list(inputs.carry.h.shape)}, not {cell.compute_dtype}"
+    own: list[Any] = []
+    jax.eval_shape(lambda inputs: own.extend(Pass(cell, inputs, options).own), inputs)
+    if any(leaf.ndim != 1 for leaf in own):
+        return f"`pointwise` reads parameters of shapes {[leaf.shape for leaf in own]}, where it takes vectors"
+    reasons: list[Any] = []
+    jax.eval_shape(lambda inputs: reasons.append(loops.Functions(Pass(cell, inputs, options)).refusal), inputs)
+    if reasons[0] is not None:
+        return reasons[0]
+    return None if _chosen(cell, inputs, options) is not None else _too_large(cell, inputs, options)
+
+
+def run(cell: PointwiseCell, inputs: Inputs, options: Options) -> Outputs:
+    """Unrolls a pointwise cell."""
+    loops, interpret = _loops(), _interpret
+    chosen = _chosen(cell, inputs, options) if inputs.xs.size else None
+    return pointwise.run(
+        cell,
+        inputs,
+        options,
+        Loops(
+            lambda unrolled: loops.forward(unrolled, chosen, True, interpret),
+            lambda *args: loops.backward(args[0], chosen, *args[1:], interpret),
+            lambda unrolled: loops.forward(unrolled, chosen, False, interpret)[0],
+        ),
+    )
+
+
+def _kernels() -> Any:
+    return importlib.import_module("recurrent_jax.kernels.mosaic_gpu.kernels")
+
+
+def _loops() -> Any:
+    return importlib.import_module("recurrent_jax.kernels.mosaic_gpu.loops")
+
+
+def _elsewhere() -> str | None:
+    """Why it can't run on the default device."""
+    try:
+        is_nvidia = jax.devices("cuda") == jax.devices()
+    except RuntimeError:
+        is_nvidia = False
+    if not is_nvidia:
+        return f"it runs on an NVIDIA GPU, and the default device is a {jax.default_backend()}"
+    device = jax.devices()[0]
+    if device.compute_capability != "9.0":
+        return f"it runs on Hopper (compute capability 9.0), and {device.device_kind} has {device.compute_capability}"
+    return None
+
+
+def _cuts(cell: PointwiseCell, inputs: Inputs, options: Options) -> list[tuple[Tiling, int]]:
+    """All ways to cut it, and the shared memory that each takes."""
+    loops = _loops()
+    rows = math.prod(inputs.xs.shape[1:-1])
+    sizes: list[tuple[int, int]] = []
+    jax.eval_shape(lambda inputs: sizes.append(loops.sizes(Pass(cell, inputs, options))), inputs)
+    itemsize, exact = cell.compute_dtype.itemsize, accumulator(cell.compute_dtype).itemsize
+    cuts = tiling.candidates(cell.gates, cell.hidden_size, rows)
+    return [(cut, cut.shared(*sizes[0], itemsize, exact)) for cut in cuts]
+
+
+def fitting(cell: PointwiseCell, inputs: Inputs, options: Options) -> list[Tiling]:
+    """All ways to cut it that fit into shared memory."""
+    return [cut for cut, size in _cuts(cell, inputs, options) if size <= tiling.SHARED or _interpret is not None]
+
+
+def _chosen(cell: PointwiseCell, inputs: Inputs, options: Options) -> Tiling | None:
+    """The way to cut it that is expected to be the fastest of those that fit."""
+    fit = fitting(cell, inputs, options)
+    if _tiling is not None:
+        fit = [cut for cut in fit if (cut.blocks, cut.rows) == _tiling]
+    rows = math.prod(inputs.xs.shape[1:-1])
+    processors = getattr(jax.devices()[0], "core_count", tiling.PROCESSORS)
+    time = lambda cut: (tiling.cycles(cut, rows, processors, cell.compute_dtype.itemsize), cut.all_units)
+    return min(fit, key=time, default=None)
+
+
+def _too_large(cell: PointwiseCell, inputs: Inputs, options: Options) -> str:
+    """That no way to cut it fits."""
+    if _tiling is not None:
+        return f"{cell.hidden_size} units can't be cut among {_tiling[0]} blocks for {_tiling[1]} rows"
+    cut, least = min(_cuts(cell, inputs, options), key=lambda cut: cut[1])
+    return (
+        f"{cell.gates} x {cell.hidden_size} x {cell.hidden_size} weights of {cell.compute_dtype}: each of {cut.blocks} "
+        f"blocks would take {least / 1024:.0f} of its {tiling.SHARED // 1024} KiB of shared memory"
+    )

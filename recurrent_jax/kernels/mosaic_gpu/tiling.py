@@ -1,0 +1,107 @@
+"""How units and rows are shared out among the blocks of a GPU."""
+
+import math
+from typing import NamedTuple
+
+# Shared memory that a block of Hopper can have, less what barriers and the compiler take.
+SHARED = 227 * 1024 - 2048
+# Blocks of a cluster, at most.
+BLOCKS = 16
+# Units that a block can own: whole rows of the tiles in which matmul operands lie.
+UNITS = 32
+# Rows that a cluster can own: what one row of a swizzled matmul operand in two-byte numbers can hold.
+ROWS = (16, 32, 64)
+# Rows of `wgmma`.
+MATMUL = 64
+# Processors of a GPU that does not say how many it has.
+PROCESSORS = 132
+# Processors that can be one cluster, of each group of them that is whole.
+GROUP = 16
+# What a step is expected to take: bytes that a block reads of its shared memory and of the second cache in a cycle, and
+# cycles of the way through that cache to the other blocks of a cluster, with their barrier. `make gpu-check` measures
+# them.
+SHARED_BYTES, L2_BYTES, MEETING = 128, 64, 2500
+# Steps that are fetched ahead, the one that runs among them.
+SLOTS = 2
+
+
+class Tiling(NamedTuple):
+    """How a kernel is cut.
+
+    Attributes:
+      gates: G, columns of the recurrent matmul for each unit.
+      units: H as the cell has it.
+      blocks: blocks of a cluster, each of which owns `block_units` units for all steps.
+      block_units: units of a block; those past the last one are copies of it.
+      rows: rows of a cluster.
+    """
+
+    gates: int
+    units: int
+    blocks: int
+    block_units: int
+    rows: int
+
+    @property
+    def all_units(self) -> int:
+        """H with what fills the last block."""
+        return self.blocks * self.block_units
+
+    @property
+    def matmul_rows(self) -> int:
+        """Rows of a block's matmul: its gates, filled up to whole tiles."""
+        return _whole(self.gates * self.block_units, MATMUL)
+
+    def all_rows(self, rows: int) -> int:
+        """B with what fills the last cluster."""
+        return _whole(rows, self.rows)
+
+    def shared(self, streamed: int, held: int, itemsize: int, exact: int) -> int:
+        """Bytes of shared memory that the larger of the two kernels takes.
+
+        Args:
+          streamed: bytes of a step, for each unit and row.
+          held: bytes that stay, for each unit and row.
+          itemsize, exact: bytes of a number of a matmul's operands, and of its result.
+        """
+        weights = self.matmul_rows * self.all_units * itemsize
+        own = self.block_units * self.rows
+        forward = self.all_units * self.rows * itemsize + self.matmul_rows * self.rows * exact
+        backward = self.matmul_rows * self.rows * itemsize + self.all_units * self.rows * exact
+        return weights + own * (SLOTS * streamed + held) + max(forward, backward)
+
+
+def candidates(gates: int, units: int, rows: int) -> list[Tiling]:
+    """All ways to cut it; units are filled up to whole tiles of the backward matmul, or to what more blocks divide."""
+    found = []
+    for whole in (MATMUL, 2 * MATMUL, 4 * MATMUL, 8 * MATMUL):
+        parts = _whole(units, whole) // UNITS
+        for blocks in range(1, min(parts, BLOCKS) + 1):
+            if parts % blocks == 0:
+                size = parts // blocks * UNITS
+                found += [Tiling(gates, units, blocks, size, fit) for fit in ROWS if fit < rows + ROWS[0]]
+    return list(dict.fromkeys(found))
+
+
+def cycles(tiling: Tiling, rows: int, processors: int, itemsize: int) -> float:
+    """Cycles that a step is expected to take, times how often all clusters that run at a time are followed by others.
+
+    Args:
+      rows: of the batch.
+      processors: of the GPU; each runs a block.
+      itemsize: bytes of a number of a matmul's operands.
+    """
+    weights = tiling.matmul_rows * tiling.all_units * itemsize
+    step = weights / SHARED_BYTES
+    if tiling.blocks > 1:
+        # Half of what both kernels exchange: h, and parts of its cotangent in float32 there and back.
+        step += MEETING + tiling.all_units * tiling.rows * (itemsize + 8) / 2 / L2_BYTES
+    # A cluster lies within one group of processors.
+    at_a_time = processors if tiling.blocks == 1 else processors // GROUP * (GROUP // tiling.blocks)
+    clusters = tiling.all_rows(rows) // tiling.rows
+    return math.ceil(clusters / max(at_a_time, 1)) * step
+
+
+def _whole(size: int, unit: int) -> int:
+    """The size, rounded up to a multiple of the unit."""
+    return -(-size // unit) * unit

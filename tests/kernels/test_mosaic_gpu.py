@@ -1,0 +1,290 @@
+"""The kernel `mosaic_gpu` beyond the laws: `pointwise` by units, how it is cut, clusters, and lowered for GPUs."""
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import recurrent_jax as rj
+from recurrent_jax.kernels import mosaic_gpu
+from recurrent_jax.kernels.contract import Inputs, Options
+from recurrent_jax.kernels.mosaic_gpu import tiling
+from recurrent_jax.kernels.mosaic_gpu.units import Pieces, UnitFunction
+from tests import cases
+
+needs_mosaic = pytest.mark.skipif(
+    jax.__version_info__ < mosaic_gpu.SINCE, reason=f"JAX {jax.__version__}: {mosaic_gpu.NAME} takes 0.11 or later"
+)
+HALF = {"param_dtype": jnp.bfloat16}
+
+
+# `pointwise` by units
+
+
+def apart(vector: np.ndarray, units: int) -> Pieces:
+    """`[rows, k*H]` as k arrays `[H, rows]`."""
+    return Pieces(jnp.asarray(piece.T) for piece in np.split(vector, vector.shape[-1] // units, axis=-1))
+
+
+def together(pieces: Pieces) -> np.ndarray:
+    """And back."""
+    return np.concatenate([np.asarray(piece).T for piece in pieces], axis=-1)
+
+
+def a_bit_of_everything(carry: dict[str, Any], gates: jax.Array, keep: jax.Array) -> dict[str, Any]:
+    """All ways in which a row is taken apart and put together again, with constants, a flag and a custom derivative."""
+    i, f, g = jnp.split(gates, 3)
+    half = gates[4:8] * jax.nn.relu(gates[:4]) + jnp.float32(0.5)
+    c = jnp.where(keep, carry["c"] * jax.nn.sigmoid(f) + i, jnp.zeros_like(i))
+    wide = jnp.concatenate([c, half]) * jnp.pad(g, (4, 0), constant_values=2.0)
+    return {"c": c, "wide": wide, "same": jnp.full((4,), 3.0, jnp.float32)}
+
+
+@pytest.mark.parametrize("derivative", [False, True], ids=["function", "derivative"])
+def test_units_give_what_rows_give(rng: np.random.Generator, derivative: bool) -> None:
+    units, rows = 4, 5
+    draw = lambda size: rng.standard_normal((rows, size)).astype(np.float32)
+    carry, gates, keep, d_wide = {"c": draw(4)}, draw(12), rng.random(rows) < 0.5, draw(8)
+
+    def function(carry: Any, gates: jax.Array, d_wide: jax.Array, keep: jax.Array) -> Any:
+        if not derivative:
+            return a_bit_of_everything(carry, gates, keep)
+        return jax.vjp(lambda *a: a_bit_of_everything(*a, keep)["wide"], carry, gates)[1](d_wide)
+
+    row = lambda array: jax.ShapeDtypeStruct(array.shape[1:], array.dtype)
+    by_units = UnitFunction(function, units, *jax.tree.map(row, (carry, gates, d_wide, keep)))
+    assert by_units.refusal is None
+    filled = jnp.broadcast_to(jnp.asarray(keep)[jnp.newaxis], (units, rows))
+    got = by_units(*(jax.tree.map(lambda a: apart(a, units), tree) for tree in (carry, gates, d_wide)), filled)
+    expected = jax.vmap(function)(carry, gates, d_wide, keep)
+    cases.assert_close(jax.tree.map(together, got), jax.tree.map(np.asarray, expected), 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("function", "why"),
+    [
+        (lambda v: v - jnp.mean(v), "`pointwise` has reduce_sum, which is not among what is done to each unit"),
+        (lambda v: v[::-1], "`pointwise` has rev"),
+        (lambda v: v * jnp.pad(v[1:], (1, 0)), "`pointwise` cuts a vector at 1, within a gate of 4 units"),
+        (lambda v: v * np.arange(8, dtype=np.float32), "`pointwise` closes over an array [8], which has to be a param"),
+        (lambda v: v.reshape(2, 4), "`pointwise` has an array [2, 4] of each row, where 4 units have whole gates"),
+    ],
+    ids=["mean", "reverse", "shift", "closure", "shape"],
+)
+def test_what_mixes_units_is_refused(function: Any, why: str) -> None:
+    refusal = UnitFunction(function, 4, jax.ShapeDtypeStruct((8,), jnp.float32)).refusal
+    assert refusal is not None
+    assert refusal.startswith(why)
+
+
+# How it is cut
+
+
+@pytest.mark.parametrize("rows", [1, 16, 17, 500])
+@pytest.mark.parametrize("units", [1, 64, 100, 512, 640, 1000])
+def test_every_cut_has_a_place_for_every_unit_and_row(units: int, rows: int) -> None:
+    cuts = tiling.candidates(4, units, rows)
+    assert {cut.blocks for cut in cuts} >= {1, 2}
+    for cut in cuts:
+        assert cut.all_units >= units
+        assert cut.block_units % tiling.UNITS == cut.all_units % tiling.MATMUL == cut.matmul_rows % tiling.MATMUL == 0
+        assert 1 <= cut.blocks <= tiling.BLOCKS
+        assert cut.all_rows(rows) >= rows
+        assert cut.rows < rows + 16
+
+
+def inputs(cell: Any, rows: int = 16, features: int = 8, flags: bool = True) -> Inputs:
+    """Shapes of what `run` takes."""
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), features))
+    carry = jax.eval_shape(lambda params: cell.initial_carry(params, (rows,)), params)
+    xs = jax.ShapeDtypeStruct((6, rows, features), cell.compute_dtype)
+    flag = jax.ShapeDtypeStruct((6, rows), jnp.bool_) if flags else None
+    return Inputs(params, xs, carry, carry if flags else None, flag, flag)
+
+
+@pytest.fixture
+def on_hopper(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuses as it would there."""
+    monkeypatch.setattr(mosaic_gpu, "_elsewhere", lambda: None)
+
+
+@needs_mosaic
+@pytest.mark.usefixtures("on_hopper")
+@pytest.mark.parametrize(
+    ("cell", "rows", "blocks"),
+    [
+        (rj.RNN(64, **HALF), 16, 1),  # all of it in one block, which nobody has to wait for
+        (rj.LSTM(256, **HALF), 16, 8),
+        (rj.LSTM(512, **HALF), 64, 16),
+        (rj.GRU(512, **HALF), 64, 16),
+        (rj.RNN(1024, **HALF), 16, 16),
+    ],
+    ids=str,
+)
+def test_the_chosen_cut_fits(cell: Any, rows: int, blocks: int) -> None:
+    given = inputs(cell, rows, flags=False)
+    assert mosaic_gpu.refuses(cell, given, Options()) is None
+    chosen = mosaic_gpu._chosen(cell, given, Options())
+    assert chosen is not None
+    assert chosen.blocks == blocks
+
+
+# What it refuses
+
+
+def refusal(cell: Any, given: Inputs | None = None) -> str | None:
+    """Why it refuses the cell."""
+    return mosaic_gpu.refuses(cell, inputs(cell) if given is None else given, Options())
+
+
+def test_refuses_other_devices() -> None:
+    assert refusal(rj.LSTM(64, **HALF)) == "it runs on an NVIDIA GPU, and the default device is a cpu"
+
+
+def test_refuses_other_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ampere:
+        """As JAX describes it."""
+
+        compute_capability, device_kind = "8.0", "NVIDIA A100"
+
+    monkeypatch.setattr(jax, "devices", lambda *_: [Ampere])
+    assert refusal(rj.LSTM(64, **HALF)) == "it runs on Hopper (compute capability 9.0), and NVIDIA A100 has 8.0"
+
+
+@pytest.mark.usefixtures("on_hopper")
+def test_refuses_an_older_jax(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "__version_info__", (0, 10, 2))
+    monkeypatch.setattr(jax, "__version__", "0.10.2")
+    assert refusal(rj.LSTM(64, **HALF)) == "JAX 0.10.2: it takes 0.11 or later"
+
+
+class LayerNormalised(rj.PointwiseCell):
+    """As a user writes it who takes `pointwise` for any function of a row."""
+
+    def pointwise(self, params: Any, carry: rj.RNNCarry, z: jax.Array, r: jax.Array) -> tuple[rj.RNNCarry, jax.Array]:
+        """Divides by the row's size."""
+        h = jnp.tanh(z + r) / (1 + jnp.sqrt(jnp.sum(r**2, axis=-1, keepdims=True)))
+        return rj.RNNCarry(h), h
+
+
+@needs_mosaic
+@pytest.mark.usefixtures("on_hopper")
+@pytest.mark.parametrize(
+    ("cell", "why"),
+    [
+        (rj.LSTM(64), "dtype float32: it multiplies bfloat16 and float16"),
+        (rj.GRU(64, reset="before", **HALF), "is more than one recurrent matmul and an elementwise function"),
+        (rj.LSTM(1024, **HALF), "4 x 1024 x 1024 weights of bfloat16: each of 16 blocks would take 6"),
+        (LayerNormalised(64, **HALF), "`pointwise` has reduce_sum"),
+    ],
+    ids=["dtype", "two matmuls", "too large", "mixes units"],
+)
+def test_refuses_what_it_can_not_run(cell: Any, why: str) -> None:
+    assert why in (refusal(cell) or "")
+
+
+@needs_mosaic
+@pytest.mark.usefixtures("on_hopper")
+def test_refuses_sizes_left_open_and_other_carries() -> None:
+    cell = rj.LSTM(64, **HALF)
+    given = inputs(cell, flags=False)
+    (steps,) = jax.export.symbolic_shape("steps")
+    left_open = given._replace(xs=jax.ShapeDtypeStruct((steps, 16, 8), jnp.bfloat16))
+    assert refusal(cell, left_open) == "xs of shape (steps, 16, 8): it needs sizes that are known"
+    exact = given._replace(carry=given.carry._replace(h=jax.ShapeDtypeStruct((16, 64), jnp.float32)))
+    assert refusal(cell, exact) == "the carry's h is float32[16, 64], not bfloat16"
+
+
+# Clusters
+
+
+@needs_mosaic
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+@pytest.mark.parametrize(("name", "blocks", "rows"), [("learned_start", 4, 20), ("mgu", 2, 3), ("gru", 4, 16)])
+def test_blocks_of_a_cluster_meet_without_a_race(name: str, blocks: int, rows: int, direction: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.kernels.clusters", name, str(blocks), str(rows), direction],
+        env=os.environ | {"NPROC": "8", "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "equal"
+    assert "race" not in (done.stdout + done.stderr).lower()
+
+
+# Lowered for GPUs
+
+
+def kernels_of(function: Any, *args: Any) -> int:
+    """How many kernels a function is lowered to for a GPU."""
+    # As it is by default: without float64, which Mosaic doesn't know.
+    with jax.enable_x64(False):
+        lowered = jax.jit(function).trace(*args).lower(lowering_platforms=("cuda",))
+    return lowered.as_text().count("custom_call @mosaic_gpu")
+
+
+def loss_of(cell: Any, options: Options = Options()) -> Any:  # noqa: B008
+    """A number made of everything, of what is differentiated and the rest."""
+
+    def loss(params: Any, xs: jax.Array, carry: Any, rest: Inputs) -> Any:
+        out = mosaic_gpu.run(cell, rest._replace(params=params, xs=xs, carry=carry), options)
+        return sum(jnp.sum(leaf.astype(jnp.float32)) for leaf in jax.tree.leaves(out))
+
+    return loss
+
+
+@needs_mosaic
+@pytest.mark.parametrize(("units", "blocks", "rows"), [(64, 1, 16), (128, 4, 32), (512, 16, 16)])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("kind", [rj.RNN, rj.LSTM, rj.PeepholeLSTM, rj.GRU, cases.MGU, cases.LearnedStart])
+def test_gradient_lowers_to_two_kernels(kind: Any, dtype: Any, units: int, blocks: int, rows: int) -> None:
+    cell = kind(units, param_dtype=dtype)
+    given = inputs(cell, 64)
+    gradient = jax.grad(loss_of(cell, Options(reverse=True, return_carries=True)), (0, 1, 2))
+    with mosaic_gpu.tiled(blocks, rows):
+        assert kernels_of(gradient, *given[:3], given) == 2
+
+
+@needs_mosaic
+def test_gradient_of_many_rows_lowers_to_two_kernels() -> None:
+    cell = rj.GRU(128, **HALF)
+    given = inputs(cell, 1024, flags=False)
+    with mosaic_gpu.tiled(4, 64):
+        assert kernels_of(jax.grad(loss_of(cell), (0, 1, 2)), *given[:3], given) == 2
+
+
+@needs_mosaic
+@pytest.mark.parametrize("mapped", [("xs",), ("params",)], ids=["rows", "weights"])
+def test_map_and_checkpoint_lower_to_kernels(mapped: tuple[str, ...]) -> None:
+    cell = rj.GRU(64, **HALF)
+    given = inputs(cell, flags=False)
+    gradient = jax.grad(jax.checkpoint(loss_of(cell)), (0, 1, 2))
+    three = lambda tree: jax.tree.map(lambda a: jax.ShapeDtypeStruct((3, *a.shape), a.dtype), tree)
+    args = [three(tree) if name in mapped else tree for name, tree in zip(Inputs._fields, given[:3], strict=False)]
+    axes = [0 if name in mapped else None for name in Inputs._fields[:3]]
+    assert kernels_of(jax.vmap(gradient, (*axes, None)), *args, given) == 2
+    twice = jax.vmap(jax.vmap(gradient, (*axes, None)), (*axes, None))
+    assert kernels_of(twice, *(three(a) if m is not None else a for a, m in zip(args, axes, strict=True)), given) == 2
+
+
+@needs_mosaic
+def test_a_program_with_it_is_exported() -> None:
+    cell = rj.LSTM(64, **HALF)
+    given = inputs(cell, flags=False)
+    run = jax.jit(lambda params, xs, carry: mosaic_gpu.run(cell, Inputs(params, xs, carry), Options()).ys)
+    with jax.enable_x64(False):
+        exported = jax.export.export(run, platforms=["cuda"])(*given[:3])
+    loaded = jax.export.deserialize(exported.serialize())
+    assert loaded.out_avals[0].shape == (6, 16, 64)
+
+
+def test_is_not_the_default() -> None:
+    names = [kernel.NAME for kernel in rj.kernels.REGISTRY]
+    assert names.index("mosaic_gpu") > names.index("fused")
