@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 import recurrent_jax as rj
+from recurrent_jax import kernels
 from tests import cases
 
 # The kernels that are there on every machine.
@@ -43,6 +44,18 @@ def test_explain_without_a_choice_goes_through_all_kernels() -> None:
     explanation = explained(rj.LSTM(4))
     assert tuple(name for name, _ in explanation.verdicts) == cases.KERNELS
     assert explanation.chosen == next(name for name, reason in explanation.verdicts if reason is None)
+
+
+@pytest.mark.parametrize("name", kernels.BY_NAME)
+def test_some_kernels_have_to_be_asked_for(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    # On a device where it could run, and where nothing before it does.
+    for kernel in kernels.REGISTRY:
+        refusal = None if kernel.NAME in (name, "scan") else "not here"
+        monkeypatch.setattr(kernel, "refuses", lambda *_, refusal=refusal: refusal)
+    chosen = explained(rj.LSTM(4))
+    assert chosen.chosen == "scan"
+    assert dict(chosen.verdicts)[name] == f"only where it is asked for by its name: {kernels.BY_NAME[name]}"
+    assert explained(rj.LSTM(4), implementation=name).chosen == name
 
 
 @pytest.mark.parametrize(

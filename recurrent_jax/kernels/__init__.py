@@ -8,6 +8,12 @@ from recurrent_jax.kernels.contract import Inputs, Kernel, Options
 
 # The order of preference. `scan` refuses nothing, so the choice always ends there at the latest.
 REGISTRY: tuple[Kernel, ...] = (native, fused, mosaic_gpu, pallas_tpu, cudnn, scan)
+# What is never taken without being asked for by its name, and why.
+BY_NAME = {
+    mosaic_gpu.NAME: "no GPU has run it yet",
+    pallas_tpu.NAME: "no TPU has run it yet",
+    cudnn.NAME: "it is there to compare with",
+}
 
 Implementation = str | tuple[str, ...] | None
 
@@ -59,7 +65,14 @@ def explain(implementation: Implementation, cell: Any, inputs: Inputs, options: 
     Raises:
       NotImplementedError: every allowed kernel refuses.
     """
-    verdicts = [(kernel.NAME, kernel.refuses(cell, inputs, options)) for kernel in candidates(implementation)]
+
+    def verdict(kernel: Kernel) -> str | None:
+        reason = kernel.refuses(cell, inputs, options)
+        if reason is None and implementation is None and kernel.NAME in BY_NAME:
+            return f"only where it is asked for by its name: {BY_NAME[kernel.NAME]}"
+        return reason
+
+    verdicts = [(kernel.NAME, verdict(kernel)) for kernel in candidates(implementation)]
     for name, reason in verdicts:
         if reason is None:
             return Explanation(name, tuple(verdicts))

@@ -283,8 +283,3 @@ def test_a_program_with_it_is_exported() -> None:
         exported = jax.export.export(run, platforms=["cuda"])(*given[:3])
     loaded = jax.export.deserialize(exported.serialize())
     assert loaded.out_avals[0].shape == (6, 16, 64)
-
-
-def test_is_not_the_default() -> None:
-    names = [kernel.NAME for kernel in rj.kernels.REGISTRY]
-    assert names.index("mosaic_gpu") > names.index("fused")

@@ -111,8 +111,3 @@ def test_refuses_sizes_left_open() -> None:
     with pallas_tpu.interpreted(True):
         (steps,) = jax.export.symbolic_shape("steps")
         assert refusal(rj.LSTM(4), (steps, 2, 3)) == "xs of shape (steps, 2, 3): it needs sizes that are known"
-
-
-def test_is_not_the_default() -> None:
-    names = [kernel.NAME for kernel in rj.kernels.REGISTRY]
-    assert names.index("pallas_tpu") > names.index("fused")
