@@ -200,6 +200,19 @@ def test_refuses_sizes_left_open_and_other_carries() -> None:
     assert refusal(cell, exact) == "the carry's h is float32[16, 64], not bfloat16"
 
 
+@needs_mosaic
+@pytest.mark.usefixtures("on_hopper")
+def test_the_same_call_is_looked_at_once() -> None:
+    looked = lambda: mosaic_gpu._trace.cache_info().misses
+    fresh = lambda: rj.LSTM(96, forget_bias=0.25, **HALF)
+    before = looked()
+    for _ in range(2):
+        assert refusal(fresh()) is None
+    assert looked() == before + 1
+    assert refusal(fresh(), inputs(fresh(), 32)) is None  # other shapes are another call
+    assert looked() == before + 2
+
+
 # Clusters
 
 

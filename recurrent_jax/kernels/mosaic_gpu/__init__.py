@@ -8,10 +8,11 @@ Pallas is imported when the kernel is first asked for: it takes time, and anothe
 """
 
 import contextlib
+import functools
 import importlib
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.export
@@ -69,7 +70,7 @@ def refuses(cell: Any, inputs: Inputs, options: Options) -> str | None:
     if jax.__version_info__ < SINCE:
         return f"JAX {jax.__version__}: it takes {'.'.join(map(str, SINCE))} or later"
     try:
-        loops = _loops()
+        _loops()
     except ImportError as error:
         return f"JAX {jax.__version__} has no Mosaic GPU that it knows: {error}"
     reason = pointwise.refuses(cell, inputs)
@@ -83,14 +84,9 @@ def refuses(cell: Any, inputs: Inputs, options: Options) -> str | None:
         return None
     if inputs.carry.h.shape[-1] != cell.hidden_size or inputs.carry.h.dtype != cell.compute_dtype:
         return f"the carry's h is {inputs.carry.h.dtype}{list(inputs.carry.h.shape)}, not {cell.compute_dtype}"
-    own: list[Any] = []
-    jax.eval_shape(lambda inputs: own.extend(Pass(cell, inputs, options).own), inputs)
-    if any(leaf.ndim != 1 for leaf in own):
-        return f"`pointwise` reads parameters of shapes {[leaf.shape for leaf in own]}, where it takes vectors"
-    reasons: list[Any] = []
-    jax.eval_shape(lambda inputs: reasons.append(loops.Functions(Pass(cell, inputs, options)).refusal), inputs)
-    if reasons[0] is not None:
-        return reasons[0]
+    reason = _facts(cell, inputs, options).refusal
+    if reason is not None:
+        return reason
     return None if _chosen(cell, inputs, options) is not None else _too_large(cell, inputs, options)
 
 
@@ -132,15 +128,45 @@ def _elsewhere() -> str | None:
     return None
 
 
+class _Facts(NamedTuple):
+    """What tracing says of a call.
+
+    Attributes:
+      refusal: why `pointwise` can't be run by units.
+      streamed, held: as in `Tiling.shared`.
+    """
+
+    refusal: str | None
+    streamed: int = 0
+    held: int = 0
+
+
+def _facts(cell: PointwiseCell, inputs: Inputs, options: Options) -> _Facts:
+    """Traces what depends on the cell and on shapes alone, once for each that can be told from others."""
+    leaves, structure = jax.tree.flatten(jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), inputs))
+    try:
+        hash(cell)
+    except TypeError:
+        return _trace.__wrapped__(cell, structure, tuple(leaves), options)
+    return _trace(cell, structure, tuple(leaves), options)
+
+
+@functools.lru_cache(maxsize=256)
+def _trace(cell: PointwiseCell, structure: Any, leaves: tuple[Any, ...], options: Options) -> _Facts:
+    loops, unrolled = _loops(), Pass(cell, jax.tree.unflatten(structure, leaves), options)
+    if any(leaf.ndim != 1 for leaf in unrolled.own):
+        shapes = ", ".join(str(list(leaf.shape)) for leaf in unrolled.own)
+        return _Facts(f"`pointwise` reads parameters of shapes {shapes}, where it takes vectors")
+    functions = loops.Functions(unrolled)
+    return _Facts(functions.refusal, *loops.sizes(unrolled, functions))
+
+
 def _cuts(cell: PointwiseCell, inputs: Inputs, options: Options) -> list[tuple[Tiling, int]]:
     """All ways to cut it, and the shared memory that each takes."""
-    loops = _loops()
-    rows = math.prod(inputs.xs.shape[1:-1])
-    sizes: list[tuple[int, int]] = []
-    jax.eval_shape(lambda inputs: sizes.append(loops.sizes(Pass(cell, inputs, options))), inputs)
+    facts, rows = _facts(cell, inputs, options), math.prod(inputs.xs.shape[1:-1])
     itemsize, exact = cell.compute_dtype.itemsize, accumulator(cell.compute_dtype).itemsize
     cuts = tiling.candidates(cell.gates, cell.hidden_size, rows)
-    return [(cut, cut.shared(*sizes[0], itemsize, exact)) for cut in cuts]
+    return [(cut, cut.shared(facts.streamed, facts.held, itemsize, exact)) for cut in cuts]
 
 
 def fitting(cell: PointwiseCell, inputs: Inputs, options: Options) -> list[Tiling]:

@@ -55,9 +55,9 @@ class Functions:
         return next((f.refusal for f in (self.advance, self.pull_back, self.pull_start) if f.refusal), None)
 
 
-def sizes(unrolled: Pass) -> tuple[int, int]:
+def sizes(unrolled: Pass, functions: Functions) -> tuple[int, int]:
     """Bytes that the larger of the two kernels needs in shared memory for each unit and row: of a step, and for all."""
-    inputs, rows = unrolled.inputs, Functions(unrolled).rows
+    inputs, rows = unrolled.inputs, functions.rows
 
     def size(*trees: Any) -> int:
         """Bytes of rows, for each unit."""
