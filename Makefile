@@ -41,10 +41,12 @@ bench: $(VENV)/.benchmarks
 gpu-check:
 	@$(PYTHON) -c "import jax; jax.default_backend() == 'cpu' and print('gpu-check: this JAX sees no accelerator: \
 	a rehearsal on the CPU, with small shapes')"
-	$(PYTHON) -m pytest tests/test_device.py -k "mosaic_gpu or cudnn"
-	$(PYTHON) -m benchmarks hopper --out $(BENCH)-hopper.json
-	$(PYTHON) -m benchmarks run --suite gpu --out $(BENCH).jsonl; ran=$$?; \
-	$(PYTHON) -m benchmarks report $(BENCH).jsonl && exit $$ran
+	ran=0; \
+	$(PYTHON) -m pytest tests/test_device.py -k "mosaic_gpu or cudnn" || ran=1; \
+	$(PYTHON) -m benchmarks run --suite gpu --out $(BENCH).jsonl || ran=1; \
+	$(PYTHON) -m benchmarks report $(BENCH).jsonl || ran=1; \
+	$(PYTHON) -m benchmarks hopper --out $(BENCH)-hopper.json || ran=1; \
+	exit $$ran
 
 fuzz: $(VENV)/.test
 	$(BIN)/python -m tests.kernels.fuzz_native --shapes $(SHAPES) --seed $(SEED)

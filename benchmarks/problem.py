@@ -68,7 +68,8 @@ class Problem(NamedTuple):
 def lengths(job: Job) -> np.ndarray:
     """True steps of each row in mode padded, from 1 to T in no order."""
     steps, rows, *_ = job.shape
-    return np.random.default_rng(0).permutation(np.rint(np.linspace(1, steps, rows)).astype(np.int32))
+    spread = np.linspace(1, steps, rows) if rows > 1 else np.array([(steps + 1) / 2])
+    return np.random.default_rng(0).permutation(np.rint(spread).astype(np.int32))
 
 
 def keep(job: Job) -> np.ndarray | None:
@@ -208,12 +209,14 @@ def compulsory_bytes(job: Job) -> int:
     _, rows, features, units = job.shape
     state = len(CELLS[job.cell].carry) * rows * units
     xs, ys, params = _true_steps(job) * features, _true_steps(job) * units, parameters(job)
+    all_xs = job.shape.T * rows * features
     count = {
         STEP: params + xs + ys + 2 * state,
         FORWARD: params + xs + ys + 2 * state,
         # y_weights and carry_weights come in, gradients of the rest go out.
         GRADIENT: 2 * params + 2 * xs + ys + 3 * state,
-        PADDED: 2 * params + 2 * xs + ys + 3 * state,
+        # At padding the inputs' gradient is written all the same.
+        PADDED: 2 * params + xs + all_xs + ys + 3 * state,
         # Parameters and both moments are read and written.
         TRAIN: 6 * params + xs + ys + state,
     }[job.mode]

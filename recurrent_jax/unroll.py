@@ -73,12 +73,13 @@ def unroll(
       >>> bool((carry.h[1] == ys[3, 1]).all()), float(abs(ys[4:, 1]).max())
       (True, 0.0)
     """
-    chosen, inputs, options = _prepare(
+    inputs, options = _prepare(
         cell, params, xs, carry, lengths, mask, resets, reverse, return_carries, implementation, unroll
     )
+    chosen = kernels.choose(implementation, cell, inputs, options)
     every = None if checkpoint_every is None else arguments.check_positive("checkpoint_every", checkpoint_every)
     run = _run_compiled if arguments.hashable(cell) else _run
-    out = run(cell, chosen.chosen, inputs, options, every)
+    out = run(cell, chosen, arguments.vary_alike(inputs), options, every)
     return (out.carry, out.ys, out.carries) if return_carries else (out.carry, out.ys)
 
 
@@ -111,7 +112,8 @@ def step(cell: Any, params: Any, carry: Any, x: Array, *, implementation: Implem
     if not jnp.ndim(x):
         raise ValueError(f"x: expected [..., D], got {x!r}")
     xs = jnp.asarray(x)[jnp.newaxis]
-    chosen = explain(cell, params, xs, carry, implementation=implementation).chosen
+    inputs, options = _prepare(cell, params, xs, carry, None, None, None, False, False, implementation, 1)
+    chosen = kernels.choose(implementation, cell, inputs, options)
     # A loop of one step is no faster than the step.
     if chosen in ("fused", "scan"):
         return cell.step(params, carry, x)
@@ -155,7 +157,10 @@ def explain(
     """
     if checkpoint_every is not None:
         arguments.check_positive("checkpoint_every", checkpoint_every)
-    return _prepare(cell, params, xs, carry, lengths, mask, resets, reverse, return_carries, implementation, unroll)[0]
+    inputs, options = _prepare(
+        cell, params, xs, carry, lengths, mask, resets, reverse, return_carries, implementation, unroll
+    )
+    return kernels.explain(implementation, cell, inputs, options)
 
 
 def _prepare(
@@ -170,7 +175,7 @@ def _prepare(
     return_carries: bool,
     implementation: Implementation,
     unroll: int,
-) -> tuple[Explanation, Inputs, Options]:
+) -> tuple[Inputs, Options]:
     """Checks a call and states it in the terms of the kernels."""
     arguments.check_cell_methods(cell)
     kernels.candidates(implementation)
@@ -188,7 +193,7 @@ def _prepare(
         carry = jax.tree.map(jnp.asarray, carry)
     initial = cell.initial_carry(params, batch_shape) if carry is None or resets is not None else None
     inputs = Inputs(params, xs, initial if carry is None else carry, None if resets is None else initial, mask, resets)
-    return kernels.explain(implementation, cell, inputs, options), arguments.vary_alike(inputs), options
+    return inputs, options
 
 
 def _run(cell: Any, name: str, inputs: Inputs, options: Options, every: int | None) -> Outputs:

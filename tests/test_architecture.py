@@ -34,9 +34,9 @@ FILES = {
     for path in sorted((ROOT / PACKAGE).rglob("*.py"))
 }
 # What it measures lies within a kernel.
-INSIDE = ROOT / "benchmarks" / "hopper.py"
+INSIDE = {ROOT / "benchmarks" / "hopper.py", ROOT / "benchmarks" / "__main__.py"}
 OUTSIDE = sorted(path for folder in ("experiments", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
-OUTSIDE.remove(INSIDE)
+OUTSIDE = [path for path in OUTSIDE if path not in INSIDE]
 
 
 def floor(module: str) -> int:
@@ -79,7 +79,9 @@ def test_every_module_has_a_floor(module: str) -> None:
 
 @pytest.mark.parametrize("module", FILES)
 def test_module_imports_nothing_beyond_jax_numpy_and_flax_in_its_shells(module: str) -> None:
-    allowed = {"jax", "jaxlib", "numpy", PACKAGE} | sys.stdlib_module_names
+    allowed = {"jax", "numpy", PACKAGE} | sys.stdlib_module_names
+    if module == "recurrent_jax.kernels.mosaic_gpu.kernels":
+        allowed |= {"jaxlib"}  # has instructions that JAX has no name for
     if module in ("recurrent_jax.linen", "recurrent_jax.nnx"):
         allowed |= {"flax"}
     assert {name.split(".")[0] for name, _ in imports(FILES[module])} <= allowed

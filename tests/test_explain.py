@@ -46,6 +46,17 @@ def test_explain_without_a_choice_goes_through_all_kernels() -> None:
     assert explanation.chosen == next(name for name, reason in explanation.verdicts if reason is None)
 
 
+def test_unroll_asks_no_kernel_behind_the_one_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: Any) -> None:
+        raise AssertionError
+
+    for kernel in kernels.REGISTRY:
+        monkeypatch.setattr(kernel, "refuses", never if kernel.NAME in kernels.BY_NAME else kernel.refuses)
+    params, xs, _ = cases.data(rj.LSTM(4))
+    rj.unroll(rj.LSTM(4), params, xs)
+    rj.step(rj.LSTM(4), params, rj.LSTM(4).initial_carry(params, xs.shape[1:-1]), xs[0])
+
+
 @pytest.mark.parametrize("name", kernels.BY_NAME)
 def test_some_kernels_have_to_be_asked_for(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     # On a device where it could run, and where nothing before it does.

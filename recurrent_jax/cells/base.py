@@ -159,6 +159,7 @@ class PointwiseCell:
         size = self.hidden_size
         if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
             raise ValueError(f"hidden_size: expected a positive integer, got {size!r}")
+        object.__setattr__(self, "hidden_size", int(size))
         object.__setattr__(self, "param_dtype", floating("param_dtype", self.param_dtype))
         if self.dtype is not None:
             object.__setattr__(self, "dtype", floating("dtype", self.dtype))

@@ -66,13 +66,9 @@ def explain(implementation: Implementation, cell: Any, inputs: Inputs, options: 
       NotImplementedError: every allowed kernel refuses.
     """
 
-    def verdict(kernel: Kernel) -> str | None:
-        reason = kernel.refuses(cell, inputs, options)
-        if reason is None and implementation is None and kernel.NAME in BY_NAME:
-            return f"only where it is asked for by its name: {BY_NAME[kernel.NAME]}"
-        return reason
-
-    verdicts = [(kernel.NAME, verdict(kernel)) for kernel in candidates(implementation)]
+    verdicts = [
+        (kernel.NAME, _verdict(kernel, implementation, cell, inputs, options)) for kernel in candidates(implementation)
+    ]
     for name, reason in verdicts:
         if reason is None:
             return Explanation(name, tuple(verdicts))
@@ -80,6 +76,26 @@ def explain(implementation: Implementation, cell: Any, inputs: Inputs, options: 
     raise NotImplementedError(
         f"implementation={implementation!r}: {reasons}. Write implementation=None to let the library choose."
     )
+
+
+def choose(implementation: Implementation, cell: Any, inputs: Inputs, options: Options) -> str:
+    """The name of the first kernel that does not refuse; those behind it are not asked.
+
+    Raises:
+      NotImplementedError: every allowed kernel refuses.
+    """
+    for kernel in candidates(implementation):
+        if _verdict(kernel, implementation, cell, inputs, options) is None:
+            return kernel.NAME
+    return explain(implementation, cell, inputs, options).chosen  # which says why none does
+
+
+def _verdict(kernel: Kernel, implementation: Implementation, cell: Any, inputs: Inputs, options: Options) -> str | None:
+    """Why a kernel does not run the call; None where it would."""
+    reason = kernel.refuses(cell, inputs, options)
+    if reason is None and implementation is None and kernel.NAME in BY_NAME:
+        return f"only where it is asked for by its name: {BY_NAME[kernel.NAME]}"
+    return reason
 
 
 def by_name(name: str) -> Kernel:

@@ -1,9 +1,10 @@
 """The kernel `mosaic_gpu` beyond the laws: `pointwise` by units, how it is cut, clusters, and lowered for GPUs."""
 
+import dataclasses
 import os
 import subprocess
 import sys
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ import recurrent_jax as rj
 from recurrent_jax.kernels import mosaic_gpu
 from recurrent_jax.kernels.contract import Inputs, Options
 from recurrent_jax.kernels.mosaic_gpu import tiling
-from recurrent_jax.kernels.mosaic_gpu.units import Pieces, UnitFunction
+from recurrent_jax.kernels.mosaic_gpu.units import ELEMENTWISE, Pieces, UnitFunction
 from tests import cases
 
 needs_mosaic = pytest.mark.skipif(
@@ -68,13 +69,15 @@ def test_units_give_what_rows_give(rng: np.random.Generator, derivative: bool) -
 @pytest.mark.parametrize(
     ("function", "why"),
     [
-        (lambda v: v - jnp.mean(v), "`pointwise` has reduce_sum, which is not among what is done to each unit"),
+        (lambda v: v - jnp.mean(v), "`pointwise` has reduce_sum, which is not among the operations that are done to"),
+        (lambda v: v * jnp.arange(8, dtype=jnp.float32), "`pointwise` has iota, which makes something of nothing"),
+        (lambda v: v + jax.pure_callback(np.sin, v, v), "`pointwise` has pure_callback"),
         (lambda v: v[::-1], "`pointwise` has rev"),
         (lambda v: v * jnp.pad(v[1:], (1, 0)), "`pointwise` cuts a vector at 1, within a gate of 4 units"),
         (lambda v: v * np.arange(8, dtype=np.float32), "`pointwise` closes over an array [8], which has to be a param"),
         (lambda v: v.reshape(2, 4), "`pointwise` has an array [2, 4] of each row, where 4 units have whole gates"),
     ],
-    ids=["mean", "reverse", "shift", "closure", "shape"],
+    ids=["mean", "index", "callback", "reverse", "shift", "closure", "shape"],
 )
 def test_what_mixes_units_is_refused(function: Any, why: str) -> None:
     refusal = UnitFunction(function, 4, jax.ShapeDtypeStruct((8,), jnp.float32)).refusal
@@ -110,7 +113,7 @@ def inputs(cell: Any, rows: int = 16, features: int = 8, flags: bool = True) -> 
 @pytest.fixture
 def on_hopper(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refuses as it would there."""
-    monkeypatch.setattr(mosaic_gpu, "_elsewhere", lambda: None)
+    monkeypatch.setattr(mosaic_gpu, "elsewhere", lambda: None)
 
 
 @needs_mosaic
@@ -200,6 +203,41 @@ def test_refuses_sizes_left_open_and_other_carries() -> None:
     assert refusal(cell, exact) == "the carry's h is float32[16, 64], not bfloat16"
 
 
+class ManyHeads(rj.PointwiseCell):
+    """A cell with a carry of two axes."""
+
+    def initial_carry(self, params: Any, batch_shape: tuple[int, ...] = ()) -> Any:
+        """A vector, and a matrix that nothing changes."""
+        return rj.LSTMCarry(*(jnp.zeros((*batch_shape, *shape), jnp.bfloat16) for shape in ((64,), (1, 64))))
+
+    def pointwise(self, params: Any, carry: Any, z: jax.Array, r: jax.Array) -> Any:
+        """As an RNN."""
+        return carry._replace(h=jnp.tanh(z + r)), jnp.tanh(z + r)
+
+
+class Verdict(rj.PointwiseCell):
+    """A cell that gives a number of each row."""
+
+    def pointwise(self, params: Any, carry: Any, z: jax.Array, r: jax.Array) -> Any:
+        """One, always."""
+        return rj.RNNCarry(jnp.tanh(z + r)), jnp.ones(z.shape[:-1], z.dtype)
+
+
+@needs_mosaic
+@pytest.mark.usefixtures("on_hopper")
+@pytest.mark.parametrize(
+    ("cell", "why"),
+    [
+        (ManyHeads(64, **HALF), "the carry has leaves [[16, 1, 64]], where it takes one axis of numbers"),
+        (Verdict(64, **HALF), "`pointwise` gives each row an array [], where it takes vectors"),
+        (rj.LSTM(1, **HALF), "of a single unit gates can't be told from numbers"),
+    ],
+    ids=["two axes", "a number", "one unit"],
+)
+def test_refuses_what_is_no_vector_of_gates(cell: Any, why: str) -> None:
+    assert why in (refusal(cell) or "")
+
+
 @needs_mosaic
 @pytest.mark.usefixtures("on_hopper")
 def test_the_same_call_is_looked_at_once() -> None:
@@ -263,6 +301,80 @@ def test_gradient_lowers_to_two_kernels(kind: Any, dtype: Any, units: int, block
     gradient = jax.grad(loss_of(cell, Options(reverse=True, return_carries=True)), (0, 1, 2))
     with mosaic_gpu.tiled(blocks, rows):
         assert kernels_of(gradient, *given[:3], given) == 2
+
+
+# What people write for gates and activations; with those of the cells above, every operation that is let in.
+OPERATIONS: dict[str, Any] = {
+    "soft_sign": jax.nn.soft_sign,
+    "rational": lambda x: 1 / (1 + x * x),
+    "cubes": lambda x: x**3 - 2 * x**2 + (2 + x) ** -3,
+    "roots": lambda x: jnp.sqrt(1 + jnp.abs(x)) * jax.lax.rsqrt(1 + x**2) - jnp.sign(x),
+    "waves": lambda x: jnp.sin(x) * jnp.cos(x),
+    "powers": lambda x: jnp.exp(x) + jnp.exp2(x) + jnp.log(2 + x),
+    "hard_tanh": jax.nn.hard_tanh,
+    "clip": lambda x: jnp.clip(jnp.minimum(jnp.maximum(x, -0.5), 0.5) * 2, -0.75, 0.75),
+    "neither": lambda x: jnp.where(~((x > 0.5) | (x <= -0.5)) & (x != 0), x, -x),
+    "either": lambda x: jnp.where((x >= 0) ^ (x < 0.25), x, jnp.zeros_like(x)) * (x == x).astype(x.dtype),
+    "truth": lambda x: x * x.astype(bool).astype(x.dtype),
+    "number": lambda x: x * jnp.square(jnp.full((), 3.0, x.dtype)),
+    "constant array": lambda x: x * CLOSED_OVER,
+    "constant": lambda x: jnp.concatenate([x, jnp.ones_like(x)], axis=-1),
+    "still": lambda x: x * jax.lax.stop_gradient(x),
+}
+CLOSED_OVER = jnp.asarray(0.5, jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Operating(rj.PointwiseCell):
+    """A cell whose second gate nobody reads, and whose output is an operation of its state."""
+
+    gates: ClassVar[int] = 2
+    operation: str = ""
+
+    def pointwise(self, params: Any, carry: rj.RNNCarry, z: jax.Array, r: jax.Array) -> tuple[rj.RNNCarry, jax.Array]:
+        """The operation of h."""
+        h = jnp.tanh(z + r)[..., : self.hidden_size]
+        return rj.RNNCarry(h), OPERATIONS[self.operation](h)
+
+
+@needs_mosaic
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operation_lowers_with_its_gradient(name: str) -> None:
+    cell = Operating(256, operation=name, **HALF)
+    given = inputs(cell, flags=False)
+    assert kernels_of(jax.grad(loss_of(cell), (0, 1, 2)), *given[:3], given) == 2
+
+
+@needs_mosaic
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operation_equals_that_of_scan(name: str) -> None:
+    cell = Operating(5, operation=name, param_dtype=jnp.float32)
+    params, xs, carry = cases.data(cell)
+
+    def loss(kernel: str) -> Any:
+        of = lambda *a: rj.unroll(cell, *a, implementation=kernel)
+        return jax.value_and_grad(lambda *a: sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(of(*a))), (0, 1, 2))
+
+    with mosaic_gpu.interpreted():
+        got = loss("mosaic_gpu")(params, xs, carry)
+    # Float32, and a tanh of another make.
+    cases.assert_close(got, loss("scan")(params, xs, carry), 1e-5)
+
+
+def test_every_operation_that_is_let_in_is_tried() -> None:
+    primitives: set[str] = set()
+
+    def collect(jaxpr: Any) -> None:
+        for eqn in jaxpr.eqns:
+            primitives.add(eqn.primitive.name)
+            for inner in eqn.params.values():
+                if hasattr(inner, "jaxpr"):
+                    collect(inner.jaxpr)
+
+    for operation in (*OPERATIONS.values(), jax.nn.sigmoid, jnp.tanh):
+        row = jax.ShapeDtypeStruct((4,), jnp.float32)
+        collect(jax.make_jaxpr(lambda x, operation=operation: jax.vjp(operation, x)[1](operation(x)))(row).jaxpr)
+    assert set(ELEMENTWISE) - primitives <= {"one_minus_square", "clamp", "square", "integer_pow", "ne"}
 
 
 @needs_mosaic

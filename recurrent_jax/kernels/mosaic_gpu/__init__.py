@@ -56,15 +56,17 @@ def tiled(blocks: int, rows: int) -> Iterator[None]:
     """Makes clusters of so many blocks own so many rows, where the choice would be another: for tests and tuning."""
     global _tiling
     before, _tiling = _tiling, (blocks, rows)
+    jax.clear_caches()  # what is compiled does not know of it
     try:
         yield
     finally:
         _tiling = before
+        jax.clear_caches()
 
 
 def refuses(cell: Any, inputs: Inputs, options: Options) -> str | None:
     """Refuses other devices, float32 and float64, cells that are not pointwise, and sizes beyond shared memory."""
-    reason = _elsewhere() if _interpret is None else None
+    reason = elsewhere() if _interpret is None else None
     if reason is not None:
         return reason
     if jax.__version_info__ < SINCE:
@@ -84,6 +86,10 @@ def refuses(cell: Any, inputs: Inputs, options: Options) -> str | None:
         return None
     if inputs.carry.h.shape[-1] != cell.hidden_size or inputs.carry.h.dtype != cell.compute_dtype:
         return f"the carry's h is {inputs.carry.h.dtype}{list(inputs.carry.h.shape)}, not {cell.compute_dtype}"
+    batch = inputs.xs.ndim - 2
+    shapes = [list(leaf.shape) for leaf in jax.tree.leaves(inputs.carry) if leaf.ndim != batch + 1]
+    if shapes:
+        return f"the carry has leaves {shapes}, where it takes one axis of numbers behind those of the batch"
     reason = _facts(cell, inputs, options).refusal
     if reason is not None:
         return reason
@@ -114,7 +120,7 @@ def _loops() -> Any:
     return importlib.import_module("recurrent_jax.kernels.mosaic_gpu.loops")
 
 
-def _elsewhere() -> str | None:
+def elsewhere() -> str | None:
     """Why it can't run on the default device."""
     try:
         is_nvidia = jax.devices("cuda") == jax.devices()

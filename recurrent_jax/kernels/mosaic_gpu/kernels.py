@@ -33,7 +33,8 @@ from recurrent_jax.kernels.mosaic_gpu.units import Pieces
 plgpu: Any = mosaic_gpu  # whose types are other ones with each JAX
 InterpretParams = getattr(plgpu, "InterpretGPUParams", None)  # which JAX 0.10 does not have
 
-_TILES, _BLOCKS = "tiles", "blocks"
+# Names of the grid that no user gives to an axis.
+_TILES, _BLOCKS = "mosaic_gpu tiles", "mosaic_gpu blocks"
 # Sums of a matmul in registers at a time: 32 in each of 128 threads.
 SUMS = 32 * 128
 
@@ -145,7 +146,7 @@ def forward(program: Program, advance: Callable[..., Any], operands: Any, result
             plgpu.wait_smem_to_gmem(0, wait_read_only=True)
             _write(own["start"], following)
             if alone:
-                own["h"][...] = following.h[0]
+                own["h"][...] = _stored(following.h[0], program.dtype)
             carries = None if staged["carries"] is None else new
             _write(own["staged"], {"ys": y, "pre": None if staged["pre"] is None else pre, "carries": carries})
             plgpu.commit_smem()
@@ -223,7 +224,7 @@ def backward(
             # The last ones have to have left shared memory before it is written anew.
             plgpu.wait_smem_to_gmem(0, wait_read_only=True)
             for gate, piece in enumerate(d_pre[-1]):
-                own["d_r"][pl.ds(gate * tiling.block_units, tiling.block_units)] = piece
+                own["d_r"][pl.ds(gate * tiling.block_units, tiling.block_units)] = _stored(piece, program.dtype)
             _write(own["others"], d_pre[:-1])
             plgpu.commit_smem()
             block.send(own["others"], outs["d_pre"][:-1], program.at(turn), commit=False)
@@ -449,11 +450,16 @@ def _flag(ref: Any, slot: Any) -> Array | None:
     return None if ref is None else _load(ref.at[slot, 0]) != 0
 
 
+def _stored(piece: Array, dtype: Any) -> Array:
+    """A piece as it is stored: in the one layout, which a constant would have the compiler search for."""
+    return plgpu.layout_cast(piece.astype(dtype), _layout())
+
+
 def _write(tree: Any, values: Any) -> None:
     """Puts pieces into shared memory."""
 
     def one(ref: Any, pieces: Pieces) -> None:
         for number, piece in enumerate(pieces):
-            ref[number] = piece.astype(ref.dtype)
+            ref[number] = _stored(piece, ref.dtype)
 
     jax.tree.map(one, tree, values)

@@ -52,6 +52,9 @@ class Functions:
     @property
     def refusal(self) -> str | None:
         """Why a half can't be run by units."""
+        numbers = [leaf for leaf in jax.tree.leaves((self.rows["carry"], self.rows["y"])) if leaf.ndim != 1]
+        if numbers:
+            return f"`pointwise` gives each row an array {list(numbers[0].shape)}, where it takes vectors"
         return next((f.refusal for f in (self.advance, self.pull_back, self.pull_start) if f.refusal), None)
 
 

@@ -23,7 +23,7 @@ from recurrent_jax.kernels.structure import live_equations
 ELEMENTWISE = frozenset(
     (
         *("add", "sub", "mul", "div", "neg", "abs", "sign", "square", "one_minus_square", "integer_pow", "max", "min"),
-        *("exp", "exp2", "log", "logistic", "tanh", "erf", "sin", "cos", "sqrt", "rsqrt", "clamp", "select_n"),
+        *("exp", "exp2", "log", "logistic", "tanh", "sin", "cos", "sqrt", "rsqrt", "clamp", "select_n"),
         *("eq", "ne", "lt", "le", "gt", "ge", "and", "or", "xor", "not", "convert_element_type"),
     )
 )
@@ -57,6 +57,8 @@ class UnitFunction:
     def _refusal(self) -> str | None:
         """Runs it on pieces without values, to see whether that can be done."""
         jaxpr: Any = self.traced.jaxpr
+        if self.units == 1:
+            return "of a single unit gates can't be told from numbers"
         for shape in (var.aval.shape for var in (*jaxpr.invars, *jaxpr.outvars)):
             if len(shape) > 1 or (shape and shape[0] % self.units):
                 return f"`pointwise` has an array {list(shape)} of each row, where {self.units} units have whole gates"
@@ -90,9 +92,9 @@ class _Evaluation:
         jaxpr: Any = closed.jaxpr
         values: dict[Any, Any] = dict(zip(jaxpr.invars, args, strict=True))
         for var, const in zip(jaxpr.constvars, closed.consts, strict=True):
-            if np.ndim(const):
+            if np.ndim(const) or isinstance(const, jax.core.Tracer):
                 raise _MixesUnits(f"closes over an array {list(np.shape(const))}, which has to be a parameter")
-            values[var] = const
+            values[var] = np.asarray(const)
 
         def read(var: Any) -> Any:
             is_literal: bool = isinstance(var, Literal)
@@ -105,6 +107,8 @@ class _Evaluation:
     def _equation(self, eqn: Any, args: list[Any]) -> list[Any]:
         """The results of one equation."""
         name, params = eqn.primitive.name, eqn.params
+        if not eqn.invars or eqn.effects:
+            raise _MixesUnits(f"has {name}, which makes something of nothing or has side effects")
         if name in _CALLS:
             inner = params[_CALLS[name]]
             return self.run(inner, args)
@@ -123,6 +127,8 @@ class _Evaluation:
                 low, high = (self._piece(size) for size in params["padding_config"][0][:2])
                 first, last = ([self._filled(args[1])] * max(count, 0) for count in (low, high))
                 return [Pieces([*first, *args[0][max(-low, 0) : len(args[0]) - max(-high, 0)], *last])]
+            case "stop_gradient":
+                return [args[0]]
             case "broadcast_in_dim" | "reshape" | "squeeze" | "copy" if before == after or (
                 is_number and math.prod(after) == 1
             ):
@@ -132,18 +138,19 @@ class _Evaluation:
             case "reshard":  # to what it is, within a mesh
                 return [args[0]]
             case "add_any":
-                return [self._each(lax.add_p, {}, args)]
+                return [self._each(lax.add, args)]
             case _ if name in ELEMENTWISE:
-                return [self._each(eqn.primitive, params, args)]
-        raise _MixesUnits(f"has {name}, which is not among what is done to each unit by itself")
+                return [self._each(_as_mosaic_has_it(eqn), args)]
+        raise _MixesUnits(f"has {name}, which is not among the operations that are done to each unit by itself")
 
-    def _each(self, primitive: Any, params: Any, args: list[Any]) -> Any:
+    def _each(self, operation: Callable[..., Any], args: list[Any]) -> Any:
         """An elementwise operation on each piece, where there are pieces."""
         counts = {len(a) for a in args if isinstance(a, Pieces)}
         if not counts and not any(np.ndim(a) for a in args):
-            return primitive.bind(*args, **params)
+            with jax.ensure_compile_time_eval():
+                return np.asarray(operation(*args))
         every = [a if isinstance(a, Pieces) else [self._filled(a)] * max(counts, default=1) for a in args]
-        results = Pieces(primitive.bind(*pieces, **params) for pieces in zip(*every, strict=True))
+        results = Pieces(operation(*pieces) for pieces in zip(*every, strict=True))
         return results if counts else results[0]
 
     def _piece(self, place: int) -> int:
@@ -155,3 +162,18 @@ class _Evaluation:
     def _filled(self, number: Any) -> Any:
         """The number everywhere, or the array."""
         return number if np.ndim(number) else lax.full(self.shape, number, number.dtype)
+
+
+def _as_mosaic_has_it(eqn: Any) -> Callable[..., Any]:
+    """An elementwise operation, in other words where Mosaic does not have these."""
+    name, params, kind = eqn.primitive.name, eqn.params, eqn.invars[0].aval.dtype
+    is_bool = lambda dtype: np.dtype(dtype).kind == "b"
+    if name == "integer_pow" and params["y"] < -1:
+        return lambda x: lax.div(lax.full_like(x, 1), lax.integer_pow(x, -params["y"]))
+    if name == "not" and is_bool(kind):
+        return lambda x: lax.bitwise_xor(x, lax.full_like(x, True))
+    if name == "convert_element_type" and is_bool(params["new_dtype"]):
+        return lambda x: lax.ne(x, lax.full_like(x, 0))
+    if (name in ("max", "min", "clamp") and is_bool(kind)) or (name == "select_n" and len(eqn.invars) > 3):
+        raise _MixesUnits(f"has {name} of {kind} with {len(eqn.invars)} operands, which Mosaic does not have")
+    return lambda *args: eqn.primitive.bind(*args, **params)
