@@ -72,12 +72,13 @@ def test_units_give_what_rows_give(rng: np.random.Generator, derivative: bool) -
         (lambda v: v - jnp.mean(v), "`pointwise` has reduce_sum, which is not among the operations that are done to"),
         (lambda v: v * jnp.arange(8, dtype=jnp.float32), "`pointwise` has iota, which makes something of nothing"),
         (lambda v: v + jax.pure_callback(np.sin, v, v), "`pointwise` has pure_callback"),
+        (lambda v: (jax.debug.callback(print, v), v)[1], "`pointwise` has side effects"),
         (lambda v: v[::-1], "`pointwise` has rev"),
         (lambda v: v * jnp.pad(v[1:], (1, 0)), "`pointwise` cuts a vector at 1, within a gate of 4 units"),
         (lambda v: v * np.arange(8, dtype=np.float32), "`pointwise` closes over an array [8], which has to be a param"),
         (lambda v: v.reshape(2, 4), "`pointwise` has an array [2, 4] of each row, where 4 units have whole gates"),
     ],
-    ids=["mean", "index", "callback", "reverse", "shift", "closure", "shape"],
+    ids=["mean", "index", "callback", "print", "reverse", "shift", "closure", "shape"],
 )
 def test_what_mixes_units_is_refused(function: Any, why: str) -> None:
     refusal = UnitFunction(function, 4, jax.ShapeDtypeStruct((8,), jnp.float32)).refusal

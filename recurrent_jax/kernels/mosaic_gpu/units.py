@@ -90,6 +90,8 @@ class _Evaluation:
     def run(self, closed: Any, args: list[Any]) -> list[Any]:
         """The results of a jaxpr of rows: pieces for vectors, arrays or numbers for numbers."""
         jaxpr: Any = closed.jaxpr
+        if jaxpr.effects:
+            raise _MixesUnits("has side effects")
         values: dict[Any, Any] = dict(zip(jaxpr.invars, args, strict=True))
         for var, const in zip(jaxpr.constvars, closed.consts, strict=True):
             if np.ndim(const) or isinstance(const, jax.core.Tracer):
@@ -107,8 +109,8 @@ class _Evaluation:
     def _equation(self, eqn: Any, args: list[Any]) -> list[Any]:
         """The results of one equation."""
         name, params = eqn.primitive.name, eqn.params
-        if not eqn.invars or eqn.effects:
-            raise _MixesUnits(f"has {name}, which makes something of nothing or has side effects")
+        if not eqn.invars:
+            raise _MixesUnits(f"has {name}, which makes something of nothing")
         if name in _CALLS:
             inner = params[_CALLS[name]]
             return self.run(inner, args)
