@@ -29,7 +29,7 @@ from benchmarks.machine import commit, device, versions
 from recurrent_jax.kernels import mosaic_gpu as mosaic_kernel
 from recurrent_jax.kernels.contract import Inputs, Options
 from recurrent_jax.kernels.mosaic_gpu import fitting, tiled, tiling
-from recurrent_jax.kernels.mosaic_gpu.kernels import meet
+from recurrent_jax.kernels.mosaic_gpu.block import meet
 
 plgpu: Any = mosaic_gpu  # whose types are other ones with each JAX
 Kernel = Any  # from a number of turns to a function of an array
@@ -239,16 +239,15 @@ def measure(out: pathlib.Path, minutes: float) -> int:
 
     def each() -> Iterator[tuple[str, dict[str, Any]]]:
         """What hangs or ends the process if anything does comes last."""
-        for name, kernel in constants(jax.devices()[0].core_count).items():
-            if name.startswith(("neighbour", "grid")):
-                continue
-            yield "constants", _constant(name, kernel)
+        known = constants(jax.devices()[0].core_count)
+        last = [name for name in known if name.startswith(("neighbour", "grid"))]
+        for name in (name for name in known if name not in last):
+            yield "constants", _constant(name, known[name])
         for kind, units, rows in LAYERS:
             for row in cuts(*layer(kind, units, rows)):
                 yield "cuts", row
-        for name, kernel in constants(jax.devices()[0].core_count).items():
-            if name.startswith(("neighbour", "grid")):
-                yield "constants", _constant(name, kernel)
+        for name in last:
+            yield "constants", _constant(name, known[name])
 
     for part, row in each():
         keep(part, row)

@@ -1,8 +1,9 @@
 """`mosaic_gpu`: the loop over time inside one kernel on a GPU, for any pointwise cell, in Pallas's Mosaic GPU.
 
 The recurrent weights stay in the shared memory of a cluster of thread blocks for all steps. kernels.py has the
-two kernels, tiling.py how units and rows are shared out, units.py `pointwise` by units, loops.py the arrays
-around them. The input projection before the kernel and the weights' gradients after it are matmuls of XLA.
+two kernels, block.py what a block of them does, tiling.py how units and rows are shared out, units.py
+`pointwise` by units, loops.py the arrays around them. The input projection before the kernel and the weights'
+gradients after it are matmuls of XLA.
 
 Pallas is imported when the kernel is first asked for: it takes time, and another JAX may name things otherwise.
 """
@@ -44,7 +45,7 @@ def interpreted(params: Any = None) -> Iterator[None]:
       params: `plgpu.InterpretGPUParams`; None takes those that it has by default.
     """
     global _interpret
-    before, _interpret = _interpret, _kernels().InterpretParams() if params is None else params
+    before, _interpret = _interpret, _block().InterpretParams() if params is None else params
     try:
         yield
     finally:
@@ -112,8 +113,8 @@ def run(cell: PointwiseCell, inputs: Inputs, options: Options) -> Outputs:
     )
 
 
-def _kernels() -> Any:
-    return importlib.import_module("recurrent_jax.kernels.mosaic_gpu.kernels")
+def _block() -> Any:
+    return importlib.import_module("recurrent_jax.kernels.mosaic_gpu.block")
 
 
 def _loops() -> Any:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from recurrent_jax.cells.base import Array
 from recurrent_jax.kernels.contract import Outputs, masked_step, select
 from recurrent_jax.kernels.mosaic_gpu import kernels
-from recurrent_jax.kernels.mosaic_gpu.kernels import Program
+from recurrent_jax.kernels.mosaic_gpu.block import Program
 from recurrent_jax.kernels.mosaic_gpu.tiling import Tiling
 from recurrent_jax.kernels.mosaic_gpu.units import UnitFunction
 from recurrent_jax.kernels.pointwise import Pass, Saved, State

@@ -1,0 +1,278 @@
+"""A block of a kernel in Pallas's Mosaic GPU: how it is started, its memory, its copies, its matmuls, its meetings.
+
+All arrays are `[..., k, units, rows]`. In registers units by rows have one layout, in which they can be stored as
+rows of an operand of a matmul. Mosaic changes with each JAX: it is named here and in kernels.py alone.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.mosaic.gpu.core import LoweringSemantics
+from jax.experimental.pallas import mosaic_gpu
+
+from recurrent_jax.cells.base import Array
+from recurrent_jax.kernels.mesh import varying_like
+from recurrent_jax.kernels.mosaic_gpu.tiling import MATMUL, SLOTS, UNITS, Tiling
+from recurrent_jax.kernels.mosaic_gpu.units import Pieces
+
+plgpu: Any = mosaic_gpu  # whose types are other ones with each JAX
+InterpretParams = getattr(plgpu, "InterpretGPUParams", None)  # which JAX 0.10 does not have
+
+# Names of the grid that no user gives to an axis.
+TILES, BLOCKS = "mosaic_gpu tiles", "mosaic_gpu blocks"
+# Sums of a matmul in registers at a time: 32 in each of 128 threads.
+SUMS = 32 * 128
+
+
+class Program(NamedTuple):
+    """What both kernels are made for.
+
+    Attributes:
+      tiling: how units and rows are cut.
+      steps, rows: T, and B with what fills the last cluster.
+      reverse: whether it goes from the last step to the first.
+      dtype, exact: of the operands of a matmul, and of its result.
+      interpret: None to compile, or `InterpretParams` to imitate a GPU.
+    """
+
+    tiling: Tiling
+    steps: int
+    rows: int
+    reverse: bool
+    dtype: Any
+    exact: Any
+    interpret: Any
+
+    @property
+    def tiles(self) -> int:
+        """Clusters."""
+        return self.rows // self.tiling.rows
+
+    def at(self, turn: Any) -> Any:
+        """The step of a turn of the loop."""
+        return self.steps - 1 - turn if self.reverse else turn
+
+
+class GlobalArray:
+    """An array `[..., units, rows]` in global memory. It lies there as a matrix: copies know few dimensions."""
+
+    def __init__(self, ref: Any, shape: tuple[int, ...]) -> None:
+        self.ref, self.shape = ref, shape
+
+    def at(self, *index: Any, units: Any = None, rows: Any = None) -> Any:
+        """Some units and rows, at an index of the axes before these; without all of its numbers, all that follow."""
+        *lead, size, _ = self.shape
+        place: Any = 0
+        for number, length in zip(index, lead, strict=False):
+            place = place * length + number
+        following = math.prod(lead[len(index) :]) * size
+        start, size = (0, following) if units is None else (units.start, units.size)
+        return self.ref.at[pl.ds(place * following + start, size), slice(None) if rows is None else rows]
+
+
+class Block:
+    """A block as it runs: which it is, and how its part of arrays comes and goes."""
+
+    def __init__(self, program: Program, cluster: Any) -> None:
+        self.program, self.cluster = program, cluster
+        self.tile, self.number = lax.axis_index(TILES), lax.axis_index(BLOCKS)
+        tiling = program.tiling
+        self.units = pl.ds(self.number * tiling.block_units, tiling.block_units)
+        self.rows = pl.ds(self.tile * tiling.rows, tiling.rows)
+
+    def _part(self, array: GlobalArray, *at: Any) -> Any:
+        """The block's part of an array; what is the same for all units or rows has only a block's."""
+        units = self.units if array.shape[-2] == self.program.tiling.all_units else None
+        rows = self.rows if array.shape[-1] == self.program.rows else None
+        return array.at(*at, units=units, rows=rows)
+
+    def fetch(self, sources: Any, targets: Any, barrier: Any, at: Any = (), slot: Any = ()) -> None:
+        """Begins copies into shared memory."""
+
+        def one(source: Any, target: Any) -> None:
+            for piece in range(target.shape[-3]):
+                plgpu.copy_gmem_to_smem(self._part(source, *at, piece), target.at[(*slot, piece)], barrier)
+
+        jax.tree.map(one, sources, targets)
+
+    def fetch_step(self, ins: Any, own: Any, turn: Any) -> None:
+        """Begins copies of what a step reads."""
+        slot = turn % SLOTS
+        self.fetch(ins["steps"], own["steps"], own["step_arrived"].at[slot], (self.program.at(turn),), (slot,))
+
+    def begin(self, ins: Any, own: Any, *resident: tuple[Any, Any]) -> None:
+        """Begins copies of the weights, of what stays, pairs of whence and whither, and of the first steps."""
+        plgpu.copy_gmem_to_smem(ins["w"].at(self.number), own["w"], own["arrived"])
+        for source, target in resident:
+            self.fetch(source, target, own["arrived"])
+        for turn in range(min(SLOTS, self.program.steps)):
+            self.fetch_step(ins, own, turn)
+
+    def send(self, sources: Any, targets: Any, *at: Any, commit: bool = True) -> None:
+        """Begins copies out of shared memory, one group where `commit` closes it."""
+
+        def one(source: Any, target: Any) -> None:
+            for piece in range(source.shape[0]):
+                plgpu.copy_smem_to_gmem(source.at[piece], self._part(target, *at, piece), commit_group=False)
+
+        jax.tree.map(one, sources, targets)
+        if commit:
+            plgpu.commit_smem_to_gmem_group()
+
+    def send_rows(self, source: Any, target: Any, at: Any) -> None:
+        """Begins copies of pieces that lie one below the other as an operand of a matmul, and closes the group."""
+        units = self.program.tiling.block_units
+        for piece in range(target.shape[1]):
+            rows = source.at[pl.ds(piece * units, units)]
+            plgpu.copy_smem_to_gmem(rows, self._part(target, at, piece), commit_group=False)
+        plgpu.commit_smem_to_gmem_group()
+
+    def meet(self) -> None:
+        """Waits for the other blocks of the cluster."""
+        if self.cluster is not None:
+            meet(self.cluster, self.program.interpret is None)
+
+
+def meet(cluster: Any, fenced: bool) -> None:
+    """Waits for the other blocks of the cluster; `fenced`, what they have copied to global memory can be fetched then.
+
+    PTX orders the barrier's arrival only within a block, and copies only within one block's own.
+    """
+    if fenced:
+        _fence("fence.proxy.async.global; fence.acq_rel.cluster;")
+    plgpu.barrier_arrive(cluster)
+    plgpu.barrier_wait(cluster)
+    if fenced:
+        _fence("fence.acq_rel.cluster; fence.proxy.async.global;")
+
+
+def _fence(instructions: str) -> None:
+    """What Pallas has no name for; its interpreter neither."""
+    from jaxlib.mlir import ir
+    from jaxlib.mlir.dialects import llvm
+
+    @plgpu.inline_mgpu()
+    def inline(_: Any) -> None:
+        llvm.inline_asm(ir.Type.parse("!llvm.void"), [], instructions, "", has_side_effects=True)
+
+    inline()
+
+
+def run(program: Program, body: Callable[..., None], operands: Any, results: Any, scratch: Any) -> Any:
+    """The results of `body(operands, results, scratch)`, pytrees of `GlobalArray` and of shared memory."""
+    given, given_structure = jax.tree.flatten(operands)
+    wanted, wanted_structure = jax.tree.flatten(results)
+    shapes = [leaf.shape for leaf in (*given, *wanted)]
+    as_matrix = lambda shape: (math.prod(shape[:-1]), shape[-1])
+
+    def flat(*refs: Any, **own: Any) -> None:
+        arrays = [GlobalArray(*each) for each in zip(refs, shapes, strict=True)]
+        ins = jax.tree.unflatten(given_structure, arrays[: len(given)])
+        outs = jax.tree.unflatten(wanted_structure, arrays[len(given) :])
+        body(ins, outs, own)
+
+    blocks = program.tiling.blocks
+    kernel = plgpu.kernel(
+        flat,
+        out_type=[jax.ShapeDtypeStruct(as_matrix(leaf.shape), leaf.dtype) for leaf in wanted],
+        scratch_types=scratch | {"cluster": plgpu.ClusterBarrier(collective_axes=(BLOCKS,)) if blocks > 1 else None},
+        grid=(program.tiles,),
+        grid_names=(TILES,),
+        cluster=(blocks,),
+        cluster_names=(BLOCKS,),
+        compiler_params=plgpu.CompilerParams(lowering_semantics=LoweringSemantics.Warpgroup),
+        **({} if program.interpret is None else {"interpret": program.interpret}),
+    )
+    out = kernel(*[leaf.reshape(as_matrix(leaf.shape)) for leaf in given])
+    # Mosaic says of no result that it varies over a mesh: as the steps do, which are made of the inputs.
+    steps = jax.tree.leaves(operands["steps"])[0]
+    out = [varying_like(a.reshape(leaf.shape), steps) for a, leaf in zip(out, wanted, strict=True)]
+    return jax.tree.unflatten(wanted_structure, out)
+
+
+def matmul(left: Any, right: Any, target: Any, program: Program) -> None:
+    """The product of two operands in shared memory, as many rows at a time as leave registers for the rest."""
+    rows, columns = left.shape[0], program.tiling.rows
+    some = max(SUMS // columns // MATMUL * MATMUL, MATMUL)
+    for start in range(0, rows, some):
+        size = min(some, rows - start)
+        tile = pl.ds(start, size)
+
+        def multiply(sums: Any, tile: Any = tile) -> Array:
+            plgpu.wgmma(sums, left.at[tile], right)
+            return sums[...]
+
+        target[tile] = pl.run_scoped(multiply, plgpu.ACC((size, columns), program.exact))
+
+
+def _swizzle(program: Program) -> int:
+    """Bytes of a row of the tiles in which matmul operands lie: no more than a row of the batch operand."""
+    return min(128, program.tiling.rows * jnp.dtype(program.dtype).itemsize)
+
+
+def operand(rows: int, columns: int, program: Program) -> Any:
+    """Shared memory for an operand of a matmul."""
+    swizzle = _swizzle(program)
+    tiles = plgpu.TilingTransform((8, swizzle // jnp.dtype(program.dtype).itemsize))
+    return plgpu.SMEM((rows, columns), program.dtype, transforms=(tiles, plgpu.SwizzleTransform(swizzle)))
+
+
+def layout() -> Any:
+    """That of units by rows in registers which can be stored as rows of an operand of a matmul.
+
+    Each thread has four numbers in a row: 16 bytes of float32, as many as it loads or stores at a time.
+    """
+    return plgpu.Layout.SMEM_GMEM_COPY((UNITS, 16), jnp.bfloat16, 32)
+
+
+def resident(tree: Any, program: Program, lead: int = 0) -> Any:
+    """Shared memory for a block's part of arrays `[..., k, units, rows]`, without so many first axes."""
+    tiling = program.tiling
+    return jax.tree.map(lambda a: plgpu.SMEM((*a.shape[lead:-2], tiling.block_units, tiling.rows), a.dtype), tree)
+
+
+def slots(tree: Any, program: Program) -> Any:
+    """Shared memory for a few steps of arrays `[T, k, units, rows]`."""
+    tiling = program.tiling
+    return jax.tree.map(lambda a: plgpu.SMEM((SLOTS, a.shape[1], tiling.block_units, tiling.rows), a.dtype), tree)
+
+
+def copies(operands: Any, *names: str, lead: int = 0) -> int:
+    """How many copies fetch a block's part of these: one for each piece."""
+    return sum(leaf.shape[lead] for leaf in jax.tree.leaves([operands[name] for name in names]))
+
+
+def load(ref: Any) -> Array:
+    """Units by rows of shared memory, in registers: all pieces in the one layout that suits operands of a matmul."""
+    return plgpu.layout_cast(ref[...], layout())
+
+
+def read(tree: Any, *slot: Any) -> Any:
+    """The pieces in shared memory."""
+    one = lambda ref: Pieces(load(ref.at[(*slot, piece)]) for piece in range(ref.shape[-3]))
+    return jax.tree.map(one, tree)
+
+
+def flag(ref: Any, slot: Any) -> Array | None:
+    """A mask or resets of a step in shared memory, the same for all units; None where there are none."""
+    return None if ref is None else load(ref.at[slot, 0]) != 0
+
+
+def stored(piece: Array, dtype: Any) -> Array:
+    """A piece as it is stored: in the one layout, which a constant would have the compiler search for."""
+    return plgpu.layout_cast(piece.astype(dtype), layout())
+
+
+def write(tree: Any, values: Any) -> None:
+    """Puts pieces into shared memory."""
+
+    def one(ref: Any, pieces: Pieces) -> None:
+        for number, piece in enumerate(pieces):
+            ref[number] = stored(piece, ref.dtype)
+
+    jax.tree.map(one, tree, values)
