@@ -45,28 +45,33 @@ def off_by_mosaic_gpu(job: Job) -> float:
     return error(ours.CONTESTANTS["mosaic_gpu"].build(job, draw(job, 1)).answer(), truth(job))
 
 
-# Shape, and blocks and rows of a cluster: one block, clusters of all sizes, units and rows that fill no block.
+# Blocks and rows of a cluster: one block, clusters of all sizes, units and rows that fill no block.
 CUTS = (
-    ("T=40,B=16,D=32,H=64", 1, 16), ("T=40,B=48,D=64,H=256", 8, 16), ("T=20,B=70,D=64,H=256", 8, 32),
-    ("T=20,B=70,D=64,H=128", 4, 64), ("T=40,B=16,D=64,H=512", 16, 16), ("T=9,B=5,D=7,H=200", 4, 16),
+    ("bfloat16", "T=40,B=16,D=32,H=64", 1, 16), ("bfloat16", "T=40,B=48,D=64,H=256", 8, 16),
+    ("bfloat16", "T=20,B=70,D=64,H=256", 8, 32), ("bfloat16", "T=20,B=70,D=64,H=128", 4, 64),
+    ("bfloat16", "T=40,B=16,D=64,H=512", 16, 16), ("bfloat16", "T=9,B=5,D=7,H=200", 4, 16),
+    ("float32", "T=40,B=16,D=32,H=64", 1, 16), ("float32", "T=40,B=48,D=64,H=256", 8, 16),
+    ("float32", "T=20,B=70,D=64,H=128", 4, 32), ("float32", "T=9,B=5,D=7,H=100", 4, 16),
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(("case", "blocks", "rows"), CUTS)
+@pytest.mark.parametrize(("dtype", "case", "blocks", "rows"), CUTS)
 @pytest.mark.parametrize("mode", [GRADIENT, PADDED])
 @pytest.mark.parametrize("cell", ["RNN", "GRU"])
-def test_mosaic_gpu_equals_oracle_however_it_is_cut(cell: str, mode: str, case: str, blocks: int, rows: int) -> None:
-    job = Job(cell, case, find(case), "bfloat16", mode)
+def test_mosaic_gpu_equals_oracle_however_it_is_cut(
+    cell: str, mode: str, dtype: str, case: str, blocks: int, rows: int
+) -> None:
+    job = Job(cell, case, find(case), dtype, mode)
     with mosaic_gpu.tiled(blocks, rows):
         assert off_by_mosaic_gpu(job) <= tolerance(job, jax.default_backend())
 
 
-@pytest.mark.parametrize("units", [64, 256, 512])
+@pytest.mark.parametrize(("dtype", "units"), [*(("bfloat16", units) for units in (64, 256, 512)), ("float32", 256)])
 @pytest.mark.parametrize("cell", CELLS)
-def test_mosaic_gpu_equals_oracle_by_its_own_cut(cell: str, units: int) -> None:
+def test_mosaic_gpu_equals_oracle_by_its_own_cut(cell: str, dtype: str, units: int) -> None:
     if cell == "GRU-before":
         pytest.skip("it has two matmuls")
-    job = Job(cell, "cut", find(f"T=40,B=24,D=64,H={units}"), "bfloat16", GRADIENT)
+    job = Job(cell, "cut", find(f"T=40,B=24,D=64,H={units}"), dtype, GRADIENT)
     assert off_by_mosaic_gpu(job) <= tolerance(job, jax.default_backend())
 
 

@@ -3,7 +3,7 @@
 Each block waits for the others in a thread of XLA's pool, so the pool needs more threads than a small machine has
 cores; how many, only the environment of a process says (NPROC).
 
-    NPROC=8 python -m tests.kernels.clusters CASE BLOCKS ROWS DIRECTION
+    NPROC=8 python -m tests.kernels.clusters CASE BLOCKS ROWS OPERAND DIRECTION
 """
 
 import sys
@@ -45,8 +45,9 @@ def results(cell: Any, rows: int, reverse: bool, kernel: str) -> Any:
     return run(params, xs, carry), jax.value_and_grad(run, (0, 1, 2), has_aux=True)(params, xs, carry)
 
 
-def main(name: str, blocks: int, rows: int, direction: str) -> None:
-    """Compares with `scan`."""
+def main(name: str, blocks: int, rows: int, operand: str, direction: str) -> None:
+    """Compares with `scan`; the right operand of a matmul lies `by_units`, or `by_rows` as that of float32 does."""
+    mosaic_gpu._turned = lambda _: operand == "by_rows"
     expected = results(CELLS[name], rows, direction == "reverse", "scan")
     # Memory that nobody wrote holds NaN there.
     params = plgpu.InterpretGPUParams(detect_races=True, uninitialized_memory="nan")
@@ -57,4 +58,4 @@ def main(name: str, blocks: int, rows: int, direction: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])

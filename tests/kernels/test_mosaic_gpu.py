@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import recurrent_jax as rj
@@ -64,6 +65,7 @@ def on_hopper(monkeypatch: pytest.MonkeyPatch) -> None:
         (rj.LSTM(512, **HALF), 64, 16),
         (rj.GRU(512, **HALF), 64, 16),
         (rj.RNN(1024, **HALF), 16, 16),
+        (rj.LSTM(256), 16, 8),
     ],
     ids=str,
 )
@@ -118,7 +120,7 @@ class LayerNormalised(rj.PointwiseCell):
 @pytest.mark.parametrize(
     ("cell", "why"),
     [
-        (rj.LSTM(64), "dtype float32: it multiplies bfloat16 and float16"),
+        (rj.LSTM(64, param_dtype=jnp.float64), "dtype float64: it multiplies bfloat16, float16, float32"),
         (rj.GRU(64, reset="before", **HALF), "is more than one recurrent matmul and an elementwise function"),
         (rj.LSTM(1024, **HALF), "4 x 1024 x 1024 weights of bfloat16: each of 16 blocks would take 6"),
         (LayerNormalised(64, **HALF), "`pointwise` has reduce_sum"),
@@ -139,6 +141,23 @@ def test_refuses_sizes_left_open_and_other_carries() -> None:
     assert refusal(cell, left_open) == "xs of shape (steps, 16, 8): it needs sizes that are known"
     exact = given._replace(carry=given.carry._replace(h=jax.ShapeDtypeStruct((16, 64), jnp.float32)))
     assert refusal(cell, exact) == "the carry's h is float32[16, 64], not bfloat16"
+
+
+@needs_mosaic
+@pytest.mark.usefixtures("on_hopper")
+@pytest.mark.parametrize("precision", [None, "default", "high", "tensorfloat32", "TF32_TF32_F32", "bfloat16"])
+def test_takes_float32_where_it_may_be_rounded(precision: Any) -> None:
+    with jax.default_matmul_precision(precision):
+        assert refusal(rj.LSTM(64)) is None
+
+
+@needs_mosaic
+@pytest.mark.usefixtures("on_hopper")
+@pytest.mark.parametrize("precision", ["highest", "float32", "F32_F32_F32", "TF32_TF32_F32_X3"])
+def test_refuses_float32_that_may_not_be_rounded(precision: Any) -> None:
+    with jax.default_matmul_precision(precision):
+        assert refusal(rj.LSTM(64)) == f"matmul precision {precision}: it rounds float32 to TF32"
+        assert refusal(rj.LSTM(64, **HALF)) is None
 
 
 class ManyHeads(rj.PointwiseCell):
@@ -194,10 +213,15 @@ def test_the_same_call_is_looked_at_once() -> None:
 
 @needs_mosaic
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
-@pytest.mark.parametrize(("name", "blocks", "rows"), [("learned_start", 4, 20), ("mgu", 2, 3), ("gru", 4, 16)])
-def test_blocks_of_a_cluster_meet_without_a_race(name: str, blocks: int, rows: int, direction: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "blocks", "rows", "operand"),
+    [("learned_start", 4, 20, "by_units"), ("mgu", 2, 3, "by_units"), ("gru", 4, 16, "by_rows")],
+)
+def test_blocks_of_a_cluster_meet_without_a_race(
+    name: str, blocks: int, rows: int, operand: str, direction: str
+) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.kernels.clusters", name, str(blocks), str(rows), direction],
+        [sys.executable, "-m", "tests.kernels.clusters", name, str(blocks), str(rows), operand, direction],
         env=os.environ | {"NPROC": "8", "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
@@ -206,6 +230,44 @@ def test_blocks_of_a_cluster_meet_without_a_race(name: str, blocks: int, rows: i
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "equal"
     assert "race" not in (done.stdout + done.stderr).lower()
+
+
+# Float32
+
+
+@needs_mosaic
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize("kind", [rj.RNN, rj.LSTM, rj.PeepholeLSTM, rj.GRU, cases.MGU, cases.LearnedStart])
+def test_operands_by_rows_give_what_scan_gives(kind: Any, reverse: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    # In float64, which is not rounded: all the rest of what float32 does.
+    monkeypatch.setattr(mosaic_gpu, "_turned", lambda _: True)
+    cell = kind(5, param_dtype=jnp.float64)
+    params, xs, carry = cases.data(cell)
+    mask = jnp.asarray(np.random.default_rng(3).random(xs.shape[:-1]) < 0.7)
+    resets = jnp.zeros_like(mask).at[2].set(True)
+
+    def loss(kernel: str) -> Any:
+        given = {"mask": mask, "resets": resets, "reverse": reverse, "return_carries": True}
+        of = lambda *a: rj.unroll(cell, *a, implementation=kernel, **given)
+        return jax.value_and_grad(lambda *a: sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(of(*a))), (0, 1, 2))
+
+    with mosaic_gpu.interpreted():
+        got = loss("mosaic_gpu")(params, xs, carry)
+    # The same sums in another order.
+    cases.assert_close(got, loss("scan")(params, xs, carry), 1e-13)
+
+
+@needs_mosaic
+def test_float32_is_rounded_as_tensor_cores_read_it() -> None:
+    from recurrent_jax.kernels.mosaic_gpu.block import to_tf32
+
+    numbers = np.random.default_rng(0).standard_normal(1000).astype(np.float32)
+    rounded = np.asarray(to_tf32(jnp.asarray(numbers)))
+    assert not np.any(rounded.view(np.int32) & 0x1FFF)  # the 13 bits that `wgmma` does not read
+    assert np.all(np.abs(rounded - numbers) <= 2.0**-11 * np.abs(numbers))
+    assert np.mean(rounded > numbers) == pytest.approx(0.5, abs=0.1)  # to the nearest
+    special = np.asarray([0x7FFFFFFF, 0xFFFFFFFF, 0x7F800000, 0xFF800000, 0, 0x80000000], np.uint32).view(np.float32)
+    np.testing.assert_array_equal(to_tf32(jnp.asarray(special)), special)
 
 
 # Lowered for GPUs
@@ -230,8 +292,13 @@ def loss_of(cell: Any, options: Options = Options()) -> Any:  # noqa: B008
 
 
 @needs_mosaic
-@pytest.mark.parametrize(("units", "blocks", "rows"), [(64, 1, 16), (128, 4, 32), (512, 16, 16)])
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize(
+    ("dtype", "units", "blocks", "rows"),
+    [
+        *[(dtype, *cut) for dtype in ("bfloat16", "float16") for cut in [(64, 1, 16), (128, 4, 32), (512, 16, 16)]],
+        *[("float32", *cut) for cut in [(64, 2, 16), (128, 4, 16), (100, 4, 16)]],
+    ],
+)
 @pytest.mark.parametrize("kind", [rj.RNN, rj.LSTM, rj.PeepholeLSTM, rj.GRU, cases.MGU, cases.LearnedStart])
 def test_gradient_lowers_to_two_kernels(kind: Any, dtype: Any, units: int, blocks: int, rows: int) -> None:
     cell = kind(units, param_dtype=dtype)
@@ -255,7 +322,7 @@ OPERATIONS: dict[str, Any] = {
     "either": lambda x: jnp.where((x >= 0) ^ (x < 0.25), x, jnp.zeros_like(x)) * (x == x).astype(x.dtype),
     "truth": lambda x: x * x.astype(bool).astype(x.dtype),
     "number": lambda x: x * jnp.square(jnp.full((), 3.0, x.dtype)),
-    "constant array": lambda x: x * CLOSED_OVER,
+    "constant array": lambda x: x * CLOSED_OVER.astype(x.dtype),
     "constant": lambda x: jnp.concatenate([x, jnp.ones_like(x)], axis=-1),
     "still": lambda x: x * jax.lax.stop_gradient(x),
 }
@@ -286,7 +353,7 @@ def test_operation_lowers_with_its_gradient(name: str) -> None:
 @needs_mosaic
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_operation_equals_that_of_scan(name: str) -> None:
-    cell = Operating(5, operation=name, param_dtype=jnp.float32)
+    cell = Operating(5, operation=name, param_dtype=jnp.float64)
     params, xs, carry = cases.data(cell)
 
     def loss(kernel: str) -> Any:
@@ -295,8 +362,7 @@ def test_operation_equals_that_of_scan(name: str) -> None:
 
     with mosaic_gpu.interpreted():
         got = loss("mosaic_gpu")(params, xs, carry)
-    # Float32, and a tanh of another make.
-    cases.assert_close(got, loss("scan")(params, xs, carry), 1e-5)
+    cases.assert_close(got, loss("scan")(params, xs, carry), 1e-13)
 
 
 def test_every_operation_that_is_let_in_is_tried() -> None:
@@ -316,10 +382,10 @@ def test_every_operation_that_is_let_in_is_tried() -> None:
 
 
 @needs_mosaic
-def test_gradient_of_many_rows_lowers_to_two_kernels() -> None:
-    cell = rj.GRU(128, **HALF)
+@pytest.mark.parametrize(("cell", "blocks", "rows"), [(rj.GRU(128, **HALF), 4, 64), (rj.RNN(64), 1, 32)], ids=str)
+def test_gradient_of_many_rows_lowers_to_two_kernels(cell: Any, blocks: int, rows: int) -> None:
     given = inputs(cell, 1024, flags=False)
-    with mosaic_gpu.tiled(4, 64):
+    with mosaic_gpu.tiled(blocks, rows):
         assert kernels_of(jax.grad(loss_of(cell), (0, 1, 2)), *given[:3], given) == 2
 
 

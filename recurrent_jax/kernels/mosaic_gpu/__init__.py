@@ -29,8 +29,18 @@ NAME = "mosaic_gpu"
 
 # The first JAX whose Mosaic GPU has clusters in its interpreter, and finds the layouts by itself.
 SINCE = (0, 11)
-# What tensor cores multiply here with a result of float32.
-_DTYPES = ("bfloat16", "float16")
+# What tensor cores multiply here with a result of float32; that itself they round to TF32.
+_DTYPES = ("bfloat16", "float16", "float32")
+# JAX's names of precisions that ask for more than TF32 of a matmul of float32.
+_EXACT = (
+    "highest",
+    "float32",
+    "F32_F32_F32",
+    "F64_F64_F64",
+    "TF32_TF32_F32_X3",
+    "BF16_BF16_F32_X6",
+    "BF16_BF16_F32_X9",
+)
 
 # What `interpreted` and `tiled` set.
 _interpret: Any = None
@@ -66,7 +76,7 @@ def tiled(blocks: int, rows: int) -> Iterator[None]:
 
 
 def refuses(cell: Any, inputs: Inputs, options: Options) -> str | None:
-    """Refuses other devices, float32 and float64, cells that are not pointwise, and sizes beyond shared memory."""
+    """Refuses other devices, float64, matmuls more exact than TF32, cells not pointwise, sizes beyond shared memory."""
     reason = elsewhere() if _interpret is None else None
     if reason is not None:
         return reason
@@ -79,8 +89,12 @@ def refuses(cell: Any, inputs: Inputs, options: Options) -> str | None:
     reason = pointwise.refuses(cell, inputs)
     if reason is not None:
         return reason
-    if cell.compute_dtype.name not in _DTYPES and _interpret is None:
-        return f"dtype {cell.compute_dtype}: it multiplies {' and '.join(_DTYPES)}"
+    config: Any = jax.config
+    dtype, precision = cell.compute_dtype, config.jax_default_matmul_precision
+    if dtype.name not in _DTYPES and _interpret is None:
+        return f"dtype {dtype}: it multiplies {', '.join(_DTYPES)}"
+    if dtype == "float32" and str(precision) in _EXACT:
+        return f"matmul precision {precision}: it rounds float32 to TF32"
     if any(jax.export.is_symbolic_dim(size) for size in inputs.xs.shape):
         return f"xs of shape {inputs.xs.shape}: it needs sizes that are known"
     if not inputs.xs.size:
@@ -172,8 +186,13 @@ def _cuts(cell: PointwiseCell, inputs: Inputs, options: Options) -> list[tuple[T
     """All ways to cut it, and the shared memory that each takes."""
     facts, rows = _facts(cell, inputs, options), math.prod(inputs.xs.shape[1:-1])
     itemsize, exact = cell.compute_dtype.itemsize, accumulator(cell.compute_dtype).itemsize
-    cuts = tiling.candidates(cell.gates, cell.hidden_size, rows)
+    cuts = tiling.candidates(cell.gates, cell.hidden_size, rows, _turned(cell.compute_dtype))
     return [(cut, cut.shared(facts.streamed, facts.held, itemsize, exact)) for cut in cuts]
+
+
+def _turned(dtype: Any) -> bool:
+    """Whether the right operand of a matmul has to lie by rows."""
+    return dtype == "float32"
 
 
 def fitting(cell: PointwiseCell, inputs: Inputs, options: Options) -> list[Tiling]:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
+from jax.experimental.mosaic.gpu import fragmented_array
 from jax.experimental.mosaic.gpu.core import LoweringSemantics
 from jax.experimental.pallas import mosaic_gpu
 
@@ -64,15 +65,15 @@ class GlobalArray:
     def __init__(self, ref: Any, shape: tuple[int, ...]) -> None:
         self.ref, self.shape = ref, shape
 
-    def at(self, *index: Any, units: Any = None, rows: Any = None) -> Any:
-        """Some units and rows, at an index of the axes before these; without all of its numbers, all that follow."""
+    def at(self, *index: Any, down: Any = None, across: Any = None) -> Any:
+        """A part of the last two axes, at an index of those before; without all of its numbers, all that follow."""
         *lead, size, _ = self.shape
         place: Any = 0
         for number, length in zip(index, lead, strict=False):
             place = place * length + number
         following = math.prod(lead[len(index) :]) * size
-        start, size = (0, following) if units is None else (units.start, units.size)
-        return self.ref.at[pl.ds(place * following + start, size), slice(None) if rows is None else rows]
+        start, size = (0, following) if down is None else (down.start, down.size)
+        return self.ref.at[pl.ds(place * following + start, size), slice(None) if across is None else across]
 
 
 class Block:
@@ -89,7 +90,7 @@ class Block:
         """The block's part of an array; what is the same for all units or rows has only a block's."""
         units = self.units if array.shape[-2] == self.program.tiling.all_units else None
         rows = self.rows if array.shape[-1] == self.program.rows else None
-        return array.at(*at, units=units, rows=rows)
+        return array.at(*at, down=units, across=rows)
 
     def fetch(self, sources: Any, targets: Any, barrier: Any, at: Any = (), slot: Any = ()) -> None:
         """Begins copies into shared memory."""
@@ -125,17 +126,53 @@ class Block:
             plgpu.commit_smem_to_gmem_group()
 
     def send_rows(self, source: Any, target: Any, at: Any) -> None:
-        """Begins copies of pieces that lie one below the other as an operand of a matmul, and closes the group."""
+        """Begins copies of pieces that lie one below the other as an operand of a matmul."""
         units = self.program.tiling.block_units
         for piece in range(target.shape[1]):
             rows = source.at[pl.ds(piece * units, units)]
             plgpu.copy_smem_to_gmem(rows, self._part(target, at, piece), commit_group=False)
-        plgpu.commit_smem_to_gmem_group()
+
+    def of_operand(self, array: GlobalArray, *at: Any, units: Any = None) -> Any:
+        """The cluster's rows of an array that lies as the right operand of a matmul, of all units or some."""
+        down, across = (self.rows, units) if self.program.tiling.turned else (units, self.rows)
+        return array.at(*at, down=down, across=across)
 
     def meet(self) -> None:
         """Waits for the other blocks of the cluster."""
         if self.cluster is not None:
             meet(self.cluster, self.program.interpret is None)
+
+    def laid_out(self, piece: Array) -> Array:
+        """Units by rows in registers, in the one layout that suits operands of a matmul."""
+        return plgpu.layout_cast(piece, layout(self.program))
+
+    def load(self, ref: Any) -> Array:
+        """Units by rows of shared memory, in registers."""
+        return self.laid_out(ref[...])
+
+    def read(self, tree: Any, *slot: Any) -> Any:
+        """The pieces in shared memory."""
+        one = lambda ref: Pieces(self.load(ref.at[(*slot, piece)]) for piece in range(ref.shape[-3]))
+        return jax.tree.map(one, tree)
+
+    def flag(self, ref: Any, slot: Any) -> Array | None:
+        """A mask or resets of a step in shared memory, the same for all units; None where there are none."""
+        return None if ref is None else self.load(ref.at[slot, 0]) != 0
+
+    def write(self, tree: Any, values: Any) -> None:
+        """Puts pieces into shared memory."""
+
+        def one(ref: Any, pieces: Pieces) -> None:
+            for number, piece in enumerate(pieces):
+                ref[number] = self.laid_out(piece.astype(ref.dtype))
+
+        jax.tree.map(one, tree, values)
+
+    def write_operand(self, ref: Any, start: int, piece: Array) -> None:
+        """Puts units by rows into the right operand of a matmul, from this unit on."""
+        program = self.program
+        rounded = to_tf32(piece) if program.dtype == jnp.float32 else piece.astype(program.dtype)
+        right(ref, program).at[pl.ds(start, piece.shape[0])][...] = self.laid_out(rounded)
 
 
 def meet(cluster: Any, fenced: bool) -> None:
@@ -195,8 +232,9 @@ def run(program: Program, body: Callable[..., None], operands: Any, results: Any
     return jax.tree.unflatten(wanted_structure, out)
 
 
-def matmul(left: Any, right: Any, target: Any, program: Program) -> None:
+def matmul(left: Any, batch: Any, target: Any, program: Program) -> None:
     """The product of two operands in shared memory, as many rows at a time as leave registers for the rest."""
+    batch = right(batch, program)
     rows, columns = left.shape[0], program.tiling.rows
     some = max(SUMS // columns // MATMUL * MATMUL, MATMUL)
     for start in range(0, rows, some):
@@ -204,29 +242,48 @@ def matmul(left: Any, right: Any, target: Any, program: Program) -> None:
         tile = pl.ds(start, size)
 
         def multiply(sums: Any, tile: Any = tile) -> Array:
-            plgpu.wgmma(sums, left.at[tile], right)
+            plgpu.wgmma(sums, left.at[tile], batch)
             return sums[...]
 
         target[tile] = pl.run_scoped(multiply, plgpu.ACC((size, columns), program.exact))
 
 
-def _swizzle(program: Program) -> int:
-    """Bytes of a row of the tiles in which matmul operands lie: no more than a row of the batch operand."""
-    return min(128, program.tiling.rows * jnp.dtype(program.dtype).itemsize)
+def to_tf32(numbers: Array) -> Array:
+    """Float32 rounded to the 10 bits behind the point that `wgmma` reads: it would cut the others off."""
+    bits = lax.bitcast_convert_type(numbers, jnp.int32)
+    rounded = lax.bitcast_convert_type((bits + 0x1000) & ~0x1FFF, jnp.float32)
+    return jnp.where(numbers == numbers, rounded, numbers)  # a NaN might be rounded to a number
 
 
-def operand(rows: int, columns: int, program: Program) -> Any:
-    """Shared memory for an operand of a matmul."""
-    swizzle = _swizzle(program)
-    tiles = plgpu.TilingTransform((8, swizzle // jnp.dtype(program.dtype).itemsize))
+def left_operand(rows: int, columns: int, program: Program) -> Any:
+    """Shared memory for the left operand of a matmul."""
+    tiling, itemsize = program.tiling, jnp.dtype(program.dtype).itemsize
+    # That of both operands: no more than a row of the right one.
+    swizzle = 128 if tiling.turned else min(128, tiling.rows * itemsize)
+    tiles = plgpu.TilingTransform((8, swizzle // itemsize))
     return plgpu.SMEM((rows, columns), program.dtype, transforms=(tiles, plgpu.SwizzleTransform(swizzle)))
 
 
-def layout() -> Any:
+def right_operand(units: int, program: Program) -> Any:
+    """Shared memory for the right operand of a matmul, units by rows; `right` gives it that shape."""
+    shape = (units, program.tiling.rows)
+    return left_operand(*(shape[::-1] if program.tiling.turned else shape), program)
+
+
+def right(ref: Any, program: Program) -> Any:
+    """The right operand of a matmul as units by rows, however it lies."""
+    return ref.transpose((1, 0)) if program.tiling.turned else ref
+
+
+def layout(program: Program) -> Any:
     """That of units by rows in registers which can be stored as rows of an operand of a matmul.
 
-    Each thread has four numbers in a row: 16 bytes of float32, as many as it loads or stores at a time.
+    Each thread has four numbers in a row: 16 bytes of float32, as many as it loads or stores at a time. What is stored
+    by rows as well leaves a thread one number at a time: 16 rows of two units are what 32 threads have.
     """
+    if program.tiling.turned:
+        tiles = fragmented_array.Tiling(((UNITS, 16), (8, 16), (2, 16), (1,)))
+        return plgpu.Layout.TILED(tiles, warp_dims=(-7,), lane_dims=(-3, -2), vector_dim=-1)
     return plgpu.Layout.SMEM_GMEM_COPY((UNITS, 16), jnp.bfloat16, 32)
 
 
@@ -245,34 +302,3 @@ def slots(tree: Any, program: Program) -> Any:
 def copies(operands: Any, *names: str, lead: int = 0) -> int:
     """How many copies fetch a block's part of these: one for each piece."""
     return sum(leaf.shape[lead] for leaf in jax.tree.leaves([operands[name] for name in names]))
-
-
-def load(ref: Any) -> Array:
-    """Units by rows of shared memory, in registers: all pieces in the one layout that suits operands of a matmul."""
-    return plgpu.layout_cast(ref[...], layout())
-
-
-def read(tree: Any, *slot: Any) -> Any:
-    """The pieces in shared memory."""
-    one = lambda ref: Pieces(load(ref.at[(*slot, piece)]) for piece in range(ref.shape[-3]))
-    return jax.tree.map(one, tree)
-
-
-def flag(ref: Any, slot: Any) -> Array | None:
-    """A mask or resets of a step in shared memory, the same for all units; None where there are none."""
-    return None if ref is None else load(ref.at[slot, 0]) != 0
-
-
-def stored(piece: Array, dtype: Any) -> Array:
-    """A piece as it is stored: in the one layout, which a constant would have the compiler search for."""
-    return plgpu.layout_cast(piece.astype(dtype), layout())
-
-
-def write(tree: Any, values: Any) -> None:
-    """Puts pieces into shared memory."""
-
-    def one(ref: Any, pieces: Pieces) -> None:
-        for number, piece in enumerate(pieces):
-            ref[number] = stored(piece, ref.dtype)
-
-    jax.tree.map(one, tree, values)

@@ -26,18 +26,13 @@ from recurrent_jax.kernels.mosaic_gpu.block import (
     Block,
     Program,
     copies,
-    flag,
-    layout,
-    load,
+    left_operand,
     matmul,
-    operand,
     plgpu,
-    read,
     resident,
+    right_operand,
     run,
     slots,
-    stored,
-    write,
 )
 from recurrent_jax.kernels.mosaic_gpu.tiling import SLOTS, UNITS
 from recurrent_jax.kernels.mosaic_gpu.units import Pieces
@@ -52,16 +47,18 @@ def forward(program: Program, advance: Callable[..., Any], operands: Any, result
         `reset`, the last one that of the step to come.
       results: shapes of `last`, `ys`, `pre`, `carries` and `starts`; one of these may be None.
     """
-    tiling, dtype = program.tiling, program.dtype
+    tiling = program.tiling
     saves, alone = results["starts"] is not None, tiling.blocks == 1
-    # Where the new h of a step meets those of other blocks; without `starts`, two steps by turns.
-    if not saves and not alone:
-        ring = jax.ShapeDtypeStruct((2, 1, tiling.all_units, program.rows), dtype)
-        results = results | {"exchange": ring}
+    # Where the new h of a step meets those of other blocks: in `starts`, or by itself, two steps by turns.
+    apart = not alone and (tiling.turned or not saves)
+    if apart:
+        ring = (program.rows, tiling.all_units) if tiling.turned else (tiling.all_units, program.rows)
+        results = results | {"exchange": jax.ShapeDtypeStruct((2, *ring), program.dtype)}
     staged = {name: results[name] for name in ("ys", "pre", "carries")}
     scratch = {
-        "w": operand(tiling.matmul_rows, tiling.all_units, program),
-        "h": operand(tiling.all_units, tiling.rows, program),
+        "w": left_operand(tiling.matmul_rows, tiling.all_units, program),
+        "h": right_operand(tiling.all_units, program),
+        "own_h": right_operand(tiling.block_units, program) if apart else None,
         "r": plgpu.SMEM((tiling.matmul_rows, tiling.rows), program.exact),
         "own": resident(operands["own"], program),
         "start": resident(operands["carry"], program),
@@ -79,25 +76,28 @@ def forward(program: Program, advance: Callable[..., Any], operands: Any, result
         block.begin(ins, own, *((ins[source], own[target]) for source, target in places))
         plgpu.barrier_wait(own["arrived"])
 
+        # Where a step leaves the part of h that is read as an operand.
+        mine = own["h"] if alone else own["own_h"]
+
         def publish(turn: Any) -> None:
-            """Sends out what the step of a turn will consume."""
+            """Sends out what the step of a turn will consume, first what other blocks wait for."""
+            if apart:
+                plgpu.copy_smem_to_gmem(mine, block.of_operand(outs["exchange"], turn % 2, units=block.units))
             if saves:
                 block.send(own["start"], outs["starts"], program.at(turn))
-            elif not alone:
-                block.send(own["start"].h, outs["exchange"], turn % 2)
 
         def gather(turn: Any, others: int) -> None:
             """Waits until all blocks have published, but not for so many groups of copies after that; fetches h."""
             plgpu.wait_smem_to_gmem(others, wait_read_only=False)
             block.meet()
-            where, at = (outs["starts"].h, program.at(turn)) if saves else (outs["exchange"], turn % 2)
-            plgpu.copy_gmem_to_smem(where.at(at, 0, rows=block.rows), own["h"], own["h_arrived"])
+            where = (outs["exchange"], turn % 2) if apart else (outs["starts"].h, program.at(turn), 0)
+            plgpu.copy_gmem_to_smem(block.of_operand(*where), own["h"], own["h_arrived"])
 
-        publish(0)
-        if alone:
-            own["h"][...] = read(own["start"].h)[0]
+        if mine is not None:
+            block.write_operand(mine, 0, block.read(own["start"].h)[0])
             plgpu.commit_smem()
-        else:
+        publish(0)
+        if not alone:
             gather(0, others=0)
 
         def step(turn: Any, _: Any) -> None:
@@ -108,24 +108,24 @@ def forward(program: Program, advance: Callable[..., Any], operands: Any, result
             plgpu.commit_smem()
             plgpu.barrier_wait(own["step_arrived"].at[slot])
             gates = [pl.ds(gate * tiling.block_units, tiling.block_units) for gate in range(tiling.gates)]
-            r = Pieces(load(own["r"].at[gate]) for gate in gates)
-            keep, reset = (flag(own["steps"][name], slot) for name in ("keep", "reset"))
-            params, start, initial = (read(own[name]) for name in ("own", "start", "initial"))
-            z = read(own["steps"]["z"], slot)
+            r = Pieces(block.load(own["r"].at[gate]) for gate in gates)
+            keep, reset = (block.flag(own["steps"][name], slot) for name in ("keep", "reset"))
+            params, start, initial = (block.read(own[name]) for name in ("own", "start", "initial"))
+            z = block.read(own["steps"]["z"], slot)
             new, following, y, pre = advance(params, start, z, r, keep, reset, initial)
             # The last ones have to have left shared memory before it is written anew.
             plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-            write(own["start"], following)
-            if alone:
-                own["h"][...] = stored(following.h[0], program.dtype)
+            block.write(own["start"], following)
+            if mine is not None:
+                block.write_operand(mine, 0, following.h[0])
             carries = None if staged["carries"] is None else new
-            write(own["staged"], {"ys": y, "pre": None if staged["pre"] is None else pre, "carries": carries})
+            block.write(own["staged"], {"ys": y, "pre": None if staged["pre"] is None else pre, "carries": carries})
             plgpu.commit_smem()
             pl.when(goes_on)(lambda: publish(turn + 1))
             block.send(own["staged"], {name: outs[name] for name in staged}, program.at(turn))
             pl.when(turn + SLOTS < program.steps)(lambda: block.fetch_step(ins, own, turn + SLOTS))
             if not alone:
-                pl.when(goes_on)(lambda: gather(turn + 1, others=1))
+                pl.when(goes_on)(lambda: gather(turn + 1, others=2 if apart and saves else 1))
 
         lax.fori_loop(0, program.steps, step, None)
         block.send(own["start"], outs["last"])
@@ -154,10 +154,11 @@ def backward(
     alone = tiling.blocks == 1
     if not alone:
         results = results | {"parts": jax.ShapeDtypeStruct(parts, program.exact)}
-    *others, _ = results["d_pre"]
+    # The cotangents that do not leave from where the matmul reads them.
+    others = results["d_pre"] if tiling.turned else results["d_pre"][:-1]
     scratch = {
-        "w": operand(tiling.all_units, tiling.matmul_rows, program),
-        "d_r": operand(tiling.matmul_rows, tiling.rows, program),
+        "w": left_operand(tiling.all_units, tiling.matmul_rows, program),
+        "d_r": right_operand(tiling.matmul_rows, program),
         "parts": plgpu.SMEM((tiling.all_units, tiling.rows), program.exact),
         "own": resident(operands["own"], program),
         "state": resident(results["state"], program),
@@ -171,30 +172,32 @@ def backward(
     def body(ins: Any, outs: Any, own: Any) -> None:
         block = Block(program, own["cluster"])
         block.begin(ins, own, (ins["own"], own["own"]), (ins["d_last"], own["state"].carry))
-        shape = (tiling.block_units, tiling.rows)
-        zeros = plgpu.layout_cast(jnp.zeros(shape, program.exact), layout())
+        zeros = jnp.zeros((tiling.block_units, tiling.rows), program.exact)
         for ref in jax.tree.leaves((own["state"].own, own["state"].initial)):
-            write(ref, Pieces([zeros] * ref.shape[0]))
+            block.write(ref, Pieces([zeros] * ref.shape[0]))
         for row in range(gates, tiling.matmul_rows, UNITS):
-            own["d_r"][pl.ds(row, UNITS)] = zeros[:UNITS].astype(program.dtype)
+            block.write_operand(own["d_r"], row, zeros[:UNITS])
         plgpu.barrier_wait(own["arrived"])
 
         def step(turn: Any, _: Any) -> None:
             slot = turn % SLOTS
             plgpu.barrier_wait(own["step_arrived"].at[slot])
             steps = own["steps"]
-            keep, reset = (flag(steps[name], slot) for name in ("keep", "reset"))
-            start, pre, d_y, d_after = (read(steps[name], slot) for name in ("starts", "pre", "d_ys", "d_carries"))
-            params, state = read(own["own"]), read(own["state"])
+            keep, reset = (block.flag(steps[name], slot) for name in ("keep", "reset"))
+            names = ("starts", "pre", "d_ys", "d_carries")
+            start, pre, d_y, d_after = (block.read(steps[name], slot) for name in names)
+            params, state = block.read(own["own"]), block.read(own["state"])
             half, d_pre = pull_back(params, state, start, pre, d_y, d_after, keep)
             # The last ones have to have left shared memory before it is written anew.
             plgpu.wait_smem_to_gmem(0, wait_read_only=True)
             for gate, piece in enumerate(d_pre[-1]):
-                own["d_r"][pl.ds(gate * tiling.block_units, tiling.block_units)] = stored(piece, program.dtype)
-            write(own["others"], d_pre[:-1])
+                block.write_operand(own["d_r"], gate * tiling.block_units, piece)
+            block.write(own["others"], d_pre[: len(others)])
             plgpu.commit_smem()
-            block.send(own["others"], outs["d_pre"][:-1], program.at(turn), commit=False)
-            block.send_rows(own["d_r"], outs["d_pre"][-1], program.at(turn))
+            block.send(own["others"], outs["d_pre"][: len(others)], program.at(turn), commit=False)
+            for pieces in outs["d_pre"][len(others) :]:
+                block.send_rows(own["d_r"], pieces, program.at(turn))
+            plgpu.commit_smem_to_gmem_group()
             matmul(own["w"], own["d_r"], own["parts"], program)
             plgpu.commit_smem()
             if not alone:
@@ -209,8 +212,8 @@ def backward(
                 source = outs["parts"].at(block.tile, turn % 2, block.number)
                 plgpu.copy_gmem_to_smem(source, own["parts"], own["parts_arrived"])
                 plgpu.barrier_wait(own["parts_arrived"])
-            d_h = functools.reduce(jnp.add, [load(own["parts"].at[units]) for units in blocks])
-            write(own["state"], pull_start(half, Pieces([d_h]), keep, reset))
+            d_h = functools.reduce(jnp.add, [block.load(own["parts"].at[units]) for units in blocks])
+            block.write(own["state"], pull_start(half, Pieces([d_h]), keep, reset))
 
         lax.fori_loop(0, program.steps, step, None)
         plgpu.commit_smem()

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from recurrent_jax.cells.base import Array
 from recurrent_jax.kernels.contract import Outputs, masked_step, select
 from recurrent_jax.kernels.mosaic_gpu import kernels
-from recurrent_jax.kernels.mosaic_gpu.block import Program
+from recurrent_jax.kernels.mosaic_gpu.block import Program, to_tf32
 from recurrent_jax.kernels.mosaic_gpu.tiling import Tiling
 from recurrent_jax.kernels.mosaic_gpu.units import UnitFunction
 from recurrent_jax.kernels.pointwise import Pass, Saved, State
@@ -181,6 +181,8 @@ class _Layout:
         w = self._filled_up(self._filled_up(w, axis=1), axis=2, zeros=True)
         w = w.reshape(tiling.gates, tiling.blocks, tiling.block_units, tiling.all_units).swapaxes(0, 1)
         w = w.reshape(tiling.blocks, tiling.gates * tiling.block_units, tiling.all_units)
+        if w.dtype == jnp.float32:
+            w = to_tf32(w)
         return jnp.pad(w, ((0, 0), (0, tiling.matmul_rows - w.shape[1]), (0, 0)))
 
     def flags(self) -> tuple[Array | None, Array | None]:

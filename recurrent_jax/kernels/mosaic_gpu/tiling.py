@@ -34,6 +34,8 @@ class Tiling(NamedTuple):
       blocks: blocks of a cluster, each of which owns `block_units` units for all steps.
       block_units: units of a block; those past the last one are copies of it.
       rows: rows of a cluster.
+      turned: whether the right operand of a matmul lies by rows, each with its units one after the other: `wgmma`
+        turns numbers of two bytes alone.
     """
 
     gates: int
@@ -41,6 +43,7 @@ class Tiling(NamedTuple):
     blocks: int
     block_units: int
     rows: int
+    turned: bool
 
     @property
     def all_units(self) -> int:
@@ -68,10 +71,13 @@ class Tiling(NamedTuple):
         own = self.block_units * self.rows
         forward = self.all_units * self.rows * itemsize + self.matmul_rows * self.rows * exact
         backward = self.matmul_rows * self.rows * itemsize + self.all_units * self.rows * exact
+        if self.turned:  # what others read lies apart from what is by units
+            forward += own * itemsize
+            backward += own * self.gates * itemsize
         return weights + own * (SLOTS * streamed + held) + max(forward, backward)
 
 
-def candidates(gates: int, units: int, rows: int) -> list[Tiling]:
+def candidates(gates: int, units: int, rows: int, turned: bool = False) -> list[Tiling]:
     """All ways to cut it; units are filled up to whole tiles of the backward matmul, or to what more blocks divide."""
     found = []
     for whole in (MATMUL, 2 * MATMUL, 4 * MATMUL, 8 * MATMUL):
@@ -79,7 +85,7 @@ def candidates(gates: int, units: int, rows: int) -> list[Tiling]:
         for blocks in range(1, min(parts, BLOCKS) + 1):
             if parts % blocks == 0:
                 size = parts // blocks * UNITS
-                found += [Tiling(gates, units, blocks, size, fit) for fit in ROWS if fit < rows + ROWS[0]]
+                found += [Tiling(gates, units, blocks, size, fit, turned) for fit in ROWS if fit < rows + ROWS[0]]
     return list(dict.fromkeys(found))
 
 
