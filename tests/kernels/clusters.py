@@ -47,7 +47,7 @@ def results(cell: Any, rows: int, reverse: bool, kernel: str) -> Any:
 
 def main(name: str, blocks: int, rows: int, operand: str, direction: str) -> None:
     """Compares with `scan`; the right operand of a matmul lies `by_units`, or `by_rows` as that of float32 does."""
-    mosaic_gpu._turned = lambda _: operand == "by_rows"
+    mosaic_gpu._by_rows = lambda _: operand == "by_rows"
     expected = results(CELLS[name], rows, direction == "reverse", "scan")
     # Memory that nobody wrote holds NaN there.
     params = plgpu.InterpretGPUParams(detect_races=True, uninitialized_memory="nan")

@@ -1,6 +1,7 @@
 """The kernel `mosaic_gpu` beyond the laws: how it is cut, clusters, and lowered for GPUs."""
 
 import dataclasses
+import math
 import os
 import subprocess
 import sys
@@ -30,7 +31,7 @@ HALF = {"param_dtype": jnp.bfloat16}
 @pytest.mark.parametrize("rows", [1, 16, 17, 500])
 @pytest.mark.parametrize("units", [1, 64, 100, 512, 640, 1000])
 def test_every_cut_has_a_place_for_every_unit_and_row(units: int, rows: int) -> None:
-    cuts = tiling.candidates(4, units, rows)
+    cuts = tiling.candidates(4, units, rows, by_rows=False)
     assert {cut.blocks for cut in cuts} >= {1, 2}
     for cut in cuts:
         assert cut.all_units >= units
@@ -75,6 +76,36 @@ def test_the_chosen_cut_fits(cell: Any, rows: int, blocks: int) -> None:
     chosen = mosaic_gpu._chosen(cell, given, Options())
     assert chosen is not None
     assert chosen.blocks == blocks
+
+
+@needs_mosaic
+@pytest.mark.parametrize("flags", [False, True], ids=["plain", "flags"])
+@pytest.mark.parametrize(("units", "blocks", "rows"), [(64, 1, 16), (100, 4, 32), (256, 8, 16)])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("kind", [rj.RNN, rj.PeepholeLSTM, rj.GRU, cases.LearnedStart])
+def test_shared_memory_is_what_the_kernels_take(
+    kind: Any, dtype: str, units: int, blocks: int, rows: int, flags: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from recurrent_jax.kernels.mosaic_gpu import kernels
+
+    taken = []
+
+    def run(program: Any, _: Any, operands: Any, results: Any, scratch: Any) -> Any:
+        """Instead of the kernel: what it would take."""
+        buffers = [leaf for leaf in jax.tree.leaves(scratch) if hasattr(leaf, "dtype")]
+        taken.append(sum(math.prod(leaf.shape) * jnp.dtype(leaf.dtype).itemsize for leaf in buffers))
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), results)
+
+    monkeypatch.setattr(kernels, "run", run)
+    cell = kind(units, param_dtype=dtype)
+    given, options = inputs(cell, 64, flags=flags), Options(return_carries=flags)
+    with mosaic_gpu.interpreted(), mosaic_gpu.tiled(blocks, rows):
+        jax.eval_shape(jax.grad(loss_of(cell, options), (0, 1, 2)), *given[:3], given)
+        jax.eval_shape(loss_of(cell, options), *given[:3], given)
+        account = next(size for cut, size in mosaic_gpu._cuts(cell, given, options) if cut[2:5:2] == (blocks, rows))
+    forward, backward, unsaved = taken
+    assert unsaved <= forward
+    assert account == max(forward, backward)
 
 
 # What it refuses
@@ -153,7 +184,7 @@ def test_takes_float32_where_it_may_be_rounded(precision: Any) -> None:
 
 @needs_mosaic
 @pytest.mark.usefixtures("on_hopper")
-@pytest.mark.parametrize("precision", ["highest", "float32", "F32_F32_F32", "TF32_TF32_F32_X3"])
+@pytest.mark.parametrize("precision", ["highest", "float32", "F32_F32_F32", "BF16_BF16_F32_X3"])
 def test_refuses_float32_that_may_not_be_rounded(precision: Any) -> None:
     with jax.default_matmul_precision(precision):
         assert refusal(rj.LSTM(64)) == f"matmul precision {precision}: it rounds float32 to TF32"
@@ -215,7 +246,7 @@ def test_the_same_call_is_looked_at_once() -> None:
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
 @pytest.mark.parametrize(
     ("name", "blocks", "rows", "operand"),
-    [("learned_start", 4, 20, "by_units"), ("mgu", 2, 3, "by_units"), ("gru", 4, 16, "by_rows")],
+    [("learned_start", 4, 20, "by_units"), ("mgu", 2, 3, "by_units"), ("gru", 4, 20, "by_rows")],
 )
 def test_blocks_of_a_cluster_meet_without_a_race(
     name: str, blocks: int, rows: int, operand: str, direction: str
@@ -240,7 +271,7 @@ def test_blocks_of_a_cluster_meet_without_a_race(
 @pytest.mark.parametrize("kind", [rj.RNN, rj.LSTM, rj.PeepholeLSTM, rj.GRU, cases.MGU, cases.LearnedStart])
 def test_operands_by_rows_give_what_scan_gives(kind: Any, reverse: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     # In float64, which is not rounded: all the rest of what float32 does.
-    monkeypatch.setattr(mosaic_gpu, "_turned", lambda _: True)
+    monkeypatch.setattr(mosaic_gpu, "_by_rows", lambda _: True)
     cell = kind(5, param_dtype=jnp.float64)
     params, xs, carry = cases.data(cell)
     mask = jnp.asarray(np.random.default_rng(3).random(xs.shape[:-1]) < 0.7)
@@ -266,8 +297,45 @@ def test_float32_is_rounded_as_tensor_cores_read_it() -> None:
     assert not np.any(rounded.view(np.int32) & 0x1FFF)  # the 13 bits that `wgmma` does not read
     assert np.all(np.abs(rounded - numbers) <= 2.0**-11 * np.abs(numbers))
     assert np.mean(rounded > numbers) == pytest.approx(0.5, abs=0.1)  # to the nearest
-    special = np.asarray([0x7FFFFFFF, 0xFFFFFFFF, 0x7F800000, 0xFF800000, 0, 0x80000000], np.uint32).view(np.float32)
-    np.testing.assert_array_equal(to_tf32(jnp.asarray(special)), special)
+    special = np.asarray([0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001, 0x7F800000, 0xFF800000, 0, 0x80000000], np.uint32).view(
+        np.float32
+    )
+    kept = np.asarray(to_tf32(jnp.asarray(special)))
+    np.testing.assert_array_equal(kept, special)
+    assert np.all(kept.view(np.uint32)[np.isnan(special)] & 0x7FE000 != 0)  # or `wgmma` would read infinity
+
+
+class Sum(rj.PointwiseCell):
+    """A cell that is its matmuls and nothing else."""
+
+    def pointwise(self, params: Any, carry: rj.RNNCarry, z: jax.Array, r: jax.Array) -> tuple[rj.RNNCarry, jax.Array]:
+        """The pre-activations."""
+        return rj.RNNCarry(z + r), z + r
+
+
+@needs_mosaic
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_float32_is_rounded_where_it_is_multiplied_and_nowhere_else(blocks: int) -> None:
+    cell, rows = Sum(40), 20
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)
+    params = jax.tree.map(
+        lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(lambda: cell.init(jax.random.key(0), 3))
+    )
+    params = params._replace(w_h=jnp.asarray(draw(40, 40)))
+    h, d = draw(rows, 40), draw(rows, 40)
+    xs, carry = jnp.zeros((1, rows, 3), jnp.float32), rj.RNNCarry(jnp.asarray(h))
+    run = lambda params, carry: rj.unroll(cell, params, xs, carry, implementation="mosaic_gpu")[1][0]
+    with mosaic_gpu.interpreted(), mosaic_gpu.tiled(blocks, 16):
+        y, pull = jax.vjp(run, params, carry)
+        d_params, d_carry = pull(jnp.asarray(d))
+    # To the nearest number with 10 bits behind the point: JAX's own rounding, for halves to even.
+    rounded = lambda a: np.asarray(jax.lax.reduce_precision(a, exponent_bits=8, mantissa_bits=10), np.float64)
+    w = rounded(params.w_h)
+    # Sums of 40 products in float32; without rounding, or with it, they would be off by more than 1e-3.
+    np.testing.assert_allclose(y, rounded(h) @ w, atol=1e-5)
+    np.testing.assert_allclose(d_carry.h, rounded(d) @ w.T, atol=1e-5)
+    np.testing.assert_allclose(d_params.w_h, h.astype(np.float64).T @ d, atol=1e-5)
 
 
 # Lowered for GPUs

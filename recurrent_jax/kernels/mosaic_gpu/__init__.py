@@ -22,24 +22,19 @@ from recurrent_jax.cells.base import PointwiseCell, accumulator
 from recurrent_jax.kernels import pointwise
 from recurrent_jax.kernels.contract import Inputs, Options, Outputs
 from recurrent_jax.kernels.mosaic_gpu import tiling
-from recurrent_jax.kernels.mosaic_gpu.tiling import Tiling
+from recurrent_jax.kernels.mosaic_gpu.tiling import Held, Tiling
 from recurrent_jax.kernels.pointwise import Loops, Pass
 
 NAME = "mosaic_gpu"
 
 # The first JAX whose Mosaic GPU has clusters in its interpreter, and finds the layouts by itself.
 SINCE = (0, 11)
-# What tensor cores multiply here with a result of float32; that itself they round to TF32.
+# What tensor cores multiply here with a result of float32. They read float32 as TF32.
 _DTYPES = ("bfloat16", "float16", "float32")
 # JAX's names of precisions that ask for more than TF32 of a matmul of float32.
 _EXACT = (
-    "highest",
-    "float32",
-    "F32_F32_F32",
-    "F64_F64_F64",
-    "TF32_TF32_F32_X3",
-    "BF16_BF16_F32_X6",
-    "BF16_BF16_F32_X9",
+    *("highest", "float32", "F32_F32_F32", "F64_F64_F64", "TF32_TF32_F32_X3"),
+    *("BF16_BF16_F32_X3", "BF16_BF16_F32_X6", "BF16_BF16_F32_X9"),
 )
 
 # What `interpreted` and `tiled` set.
@@ -93,7 +88,7 @@ def refuses(cell: Any, inputs: Inputs, options: Options) -> str | None:
     dtype, precision = cell.compute_dtype, config.jax_default_matmul_precision
     if dtype.name not in _DTYPES and _interpret is None:
         return f"dtype {dtype}: it multiplies {', '.join(_DTYPES)}"
-    if dtype == "float32" and str(precision) in _EXACT:
+    if dtype == "float32" and precision in _EXACT:
         return f"matmul precision {precision}: it rounds float32 to TF32"
     if any(jax.export.is_symbolic_dim(size) for size in inputs.xs.shape):
         return f"xs of shape {inputs.xs.shape}: it needs sizes that are known"
@@ -154,12 +149,12 @@ class _Facts(NamedTuple):
 
     Attributes:
       refusal: why `pointwise` can't be run by units.
-      streamed, held: as in `Tiling.shared`.
+      forward, backward: as in `Tiling.shared`.
     """
 
     refusal: str | None
-    streamed: int = 0
-    held: int = 0
+    forward: Held = Held()
+    backward: Held = Held()
 
 
 def _facts(cell: PointwiseCell, inputs: Inputs, options: Options) -> _Facts:
@@ -186,11 +181,11 @@ def _cuts(cell: PointwiseCell, inputs: Inputs, options: Options) -> list[tuple[T
     """All ways to cut it, and the shared memory that each takes."""
     facts, rows = _facts(cell, inputs, options), math.prod(inputs.xs.shape[1:-1])
     itemsize, exact = cell.compute_dtype.itemsize, accumulator(cell.compute_dtype).itemsize
-    cuts = tiling.candidates(cell.gates, cell.hidden_size, rows, _turned(cell.compute_dtype))
-    return [(cut, cut.shared(facts.streamed, facts.held, itemsize, exact)) for cut in cuts]
+    cuts = tiling.candidates(cell.gates, cell.hidden_size, rows, _by_rows(cell.compute_dtype))
+    return [(cut, cut.shared(facts.forward, facts.backward, itemsize, exact)) for cut in cuts]
 
 
-def _turned(dtype: Any) -> bool:
+def _by_rows(dtype: Any) -> bool:
     """Whether the right operand of a matmul has to lie by rows."""
     return dtype == "float32"
 

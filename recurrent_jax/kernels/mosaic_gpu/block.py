@@ -1,7 +1,8 @@
 """A block of a kernel in Pallas's Mosaic GPU: how it is started, its memory, its copies, its matmuls, its meetings.
 
-All arrays are `[..., k, units, rows]`. In registers units by rows have one layout, in which they can be stored as
-rows of an operand of a matmul. Mosaic changes with each JAX: it is named here and in kernels.py alone.
+Arrays are `[..., k, units, rows]`, but for right operands of matmuls in float32. In registers units by rows have
+one layout, in which they can be stored as rows of an operand. Mosaic changes with each JAX: it is named here and in
+kernels.py alone.
 """
 
 import math
@@ -60,7 +61,10 @@ class Program(NamedTuple):
 
 
 class GlobalArray:
-    """An array `[..., units, rows]` in global memory. It lies there as a matrix: copies know few dimensions."""
+    """An array `[..., units, rows]` or `[..., rows, units]` in global memory.
+
+    It lies there as a matrix: copies know few dimensions.
+    """
 
     def __init__(self, ref: Any, shape: tuple[int, ...]) -> None:
         self.ref, self.shape = ref, shape
@@ -134,7 +138,7 @@ class Block:
 
     def of_operand(self, array: GlobalArray, *at: Any, units: Any = None) -> Any:
         """The cluster's rows of an array that lies as the right operand of a matmul, of all units or some."""
-        down, across = (self.rows, units) if self.program.tiling.turned else (units, self.rows)
+        down, across = (self.rows, units) if self.program.tiling.by_rows else (units, self.rows)
         return array.at(*at, down=down, across=across)
 
     def meet(self) -> None:
@@ -252,27 +256,31 @@ def to_tf32(numbers: Array) -> Array:
     """Float32 rounded to the 10 bits behind the point that `wgmma` reads: it would cut the others off."""
     bits = lax.bitcast_convert_type(numbers, jnp.int32)
     rounded = lax.bitcast_convert_type((bits + 0x1000) & ~0x1FFF, jnp.float32)
-    return jnp.where(numbers == numbers, rounded, numbers)  # a NaN might be rounded to a number
+    return jnp.where(numbers == numbers, rounded, jnp.nan)  # which might be rounded to a number
 
 
 def left_operand(rows: int, columns: int, program: Program) -> Any:
     """Shared memory for the left operand of a matmul."""
-    tiling, itemsize = program.tiling, jnp.dtype(program.dtype).itemsize
-    # That of both operands: no more than a row of the right one.
-    swizzle = 128 if tiling.turned else min(128, tiling.rows * itemsize)
-    tiles = plgpu.TilingTransform((8, swizzle // itemsize))
-    return plgpu.SMEM((rows, columns), program.dtype, transforms=(tiles, plgpu.SwizzleTransform(swizzle)))
+    return _operand((rows, columns), program)
 
 
 def right_operand(units: int, program: Program) -> Any:
-    """Shared memory for the right operand of a matmul, units by rows; `right` gives it that shape."""
-    shape = (units, program.tiling.rows)
-    return left_operand(*(shape[::-1] if program.tiling.turned else shape), program)
+    """Shared memory for the right operand of a matmul; `right` has it as units by rows."""
+    rows = program.tiling.rows
+    return _operand((rows, units) if program.tiling.by_rows else (units, rows), program)
+
+
+def _operand(shape: tuple[int, int], program: Program) -> Any:
+    """Both have the same swizzle: no more bytes than a row of the right one."""
+    tiling, itemsize = program.tiling, jnp.dtype(program.dtype).itemsize
+    swizzle = 128 if tiling.by_rows else min(128, tiling.rows * itemsize)
+    tiles = plgpu.TilingTransform((8, swizzle // itemsize))
+    return plgpu.SMEM(shape, program.dtype, transforms=(tiles, plgpu.SwizzleTransform(swizzle)))
 
 
 def right(ref: Any, program: Program) -> Any:
     """The right operand of a matmul as units by rows, however it lies."""
-    return ref.transpose((1, 0)) if program.tiling.turned else ref
+    return ref.transpose((1, 0)) if program.tiling.by_rows else ref
 
 
 def layout(program: Program) -> Any:
@@ -281,7 +289,7 @@ def layout(program: Program) -> Any:
     Each thread has four numbers in a row: 16 bytes of float32, as many as it loads or stores at a time. What is stored
     by rows as well leaves a thread one number at a time: 16 rows of two units are what 32 threads have.
     """
-    if program.tiling.turned:
+    if program.tiling.by_rows:
         tiles = fragmented_array.Tiling(((UNITS, 16), (8, 16), (2, 16), (1,)))
         return plgpu.Layout.TILED(tiles, warp_dims=(-7,), lane_dims=(-3, -2), vector_dim=-1)
     return plgpu.Layout.SMEM_GMEM_COPY((UNITS, 16), jnp.bfloat16, 32)

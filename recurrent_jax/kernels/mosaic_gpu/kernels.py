@@ -1,8 +1,9 @@
 """The two kernels over time in Pallas's Mosaic GPU.
 
 A cluster of thread blocks owns some rows of the batch for all steps; each of its blocks owns some units, and
-keeps its slice of the recurrent weights in shared memory. All arrays are `[..., k, units, rows]`: weights are
-the left operand of `wgmma`, whose tile has at least 64 rows, and the batch is the right one, which can be narrow.
+keeps its slice of the recurrent weights in shared memory. Arrays are `[..., k, units, rows]`: weights are the
+left operand of `wgmma`, whose tile has at least 64 rows, and the batch is the right one, which can be narrow. In
+float32 that one lies as `[rows, units]`.
 
 Forward, a step: r = W_h h for the block's units and all gates; `pointwise`; the new h goes through global memory
 to all blocks of the cluster, which a barrier of the cluster separates from the next step.
@@ -50,9 +51,9 @@ def forward(program: Program, advance: Callable[..., Any], operands: Any, result
     tiling = program.tiling
     saves, alone = results["starts"] is not None, tiling.blocks == 1
     # Where the new h of a step meets those of other blocks: in `starts`, or by itself, two steps by turns.
-    apart = not alone and (tiling.turned or not saves)
+    apart = not alone and (tiling.by_rows or not saves)
     if apart:
-        ring = (program.rows, tiling.all_units) if tiling.turned else (tiling.all_units, program.rows)
+        ring = (program.rows, tiling.all_units) if tiling.by_rows else (tiling.all_units, program.rows)
         results = results | {"exchange": jax.ShapeDtypeStruct((2, *ring), program.dtype)}
     staged = {name: results[name] for name in ("ys", "pre", "carries")}
     scratch = {
@@ -76,7 +77,7 @@ def forward(program: Program, advance: Callable[..., Any], operands: Any, result
         block.begin(ins, own, *((ins[source], own[target]) for source, target in places))
         plgpu.barrier_wait(own["arrived"])
 
-        # Where a step leaves the part of h that is read as an operand.
+        # Where a step leaves its part of h as an operand; None where h goes out to the others from `start`.
         mine = own["h"] if alone else own["own_h"]
 
         def publish(turn: Any) -> None:
@@ -125,6 +126,7 @@ def forward(program: Program, advance: Callable[..., Any], operands: Any, result
             block.send(own["staged"], {name: outs[name] for name in staged}, program.at(turn))
             pl.when(turn + SLOTS < program.steps)(lambda: block.fetch_step(ins, own, turn + SLOTS))
             if not alone:
+                # What others wait for was sent first, before `starts` or as part of it; `staged` was the last group.
                 pl.when(goes_on)(lambda: gather(turn + 1, others=2 if apart and saves else 1))
 
         lax.fori_loop(0, program.steps, step, None)
@@ -155,7 +157,7 @@ def backward(
     if not alone:
         results = results | {"parts": jax.ShapeDtypeStruct(parts, program.exact)}
     # The cotangents that do not leave from where the matmul reads them.
-    others = results["d_pre"] if tiling.turned else results["d_pre"][:-1]
+    others = results["d_pre"] if tiling.by_rows else results["d_pre"][:-1]
     scratch = {
         "w": left_operand(tiling.all_units, tiling.matmul_rows, program),
         "d_r": right_operand(tiling.matmul_rows, program),

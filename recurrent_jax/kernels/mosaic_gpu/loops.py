@@ -10,7 +10,7 @@ from recurrent_jax.cells.base import Array
 from recurrent_jax.kernels.contract import Outputs, masked_step, select
 from recurrent_jax.kernels.mosaic_gpu import kernels
 from recurrent_jax.kernels.mosaic_gpu.block import Program, to_tf32
-from recurrent_jax.kernels.mosaic_gpu.tiling import Tiling
+from recurrent_jax.kernels.mosaic_gpu.tiling import Held, Tiling
 from recurrent_jax.kernels.mosaic_gpu.units import UnitFunction
 from recurrent_jax.kernels.pointwise import Pass, Saved, State
 
@@ -58,8 +58,8 @@ class Functions:
         return next((f.refusal for f in (self.advance, self.pull_back, self.pull_start) if f.refusal), None)
 
 
-def sizes(unrolled: Pass, functions: Functions) -> tuple[int, int]:
-    """Bytes that the larger of the two kernels needs in shared memory for each unit and row: of a step, and for all."""
+def sizes(unrolled: Pass, functions: Functions) -> tuple[Held, Held]:
+    """What the two kernels hold in shared memory, where the forward one saves."""
     inputs, rows = unrolled.inputs, functions.rows
 
     def size(*trees: Any) -> int:
@@ -68,12 +68,12 @@ def sizes(unrolled: Pass, functions: Functions) -> tuple[int, int]:
 
     flags = unrolled.cell.compute_dtype.itemsize * sum(flags is not None for flags in (inputs.mask, inputs.resets))
     carries = rows["carry"] if unrolled.options.return_carries else None
-    initial = None if inputs.initial is None else rows["carry"]
-    own = rows["state"].own
-    forward = size(rows["z"]) + flags, size(own, rows["carry"], initial, rows["y"], rows["pre"], carries)
-    reads = size(rows["carry"], rows["pre"], rows["y"], carries) + flags
-    backward = reads, size(own, rows["state"], rows["pre"][:-1])
-    return max(forward[0], backward[0]), max(forward[1], backward[1])
+    initial = None if inputs.resets is None else rows["carry"]
+    own, y, pre = rows["state"].own, rows["y"], rows["pre"]
+    return (
+        Held(size(rows["z"]) + flags, size(own, rows["carry"], initial, y, pre, carries)),
+        Held(size(rows["carry"], pre, y, carries) + flags, size(own, rows["state"], pre[:-1])),
+    )
 
 
 def forward(unrolled: Pass, tiling: Tiling, save: bool, interpret: Any) -> tuple[Outputs, Saved]:

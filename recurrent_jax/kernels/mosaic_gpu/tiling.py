@@ -34,8 +34,8 @@ class Tiling(NamedTuple):
       blocks: blocks of a cluster, each of which owns `block_units` units for all steps.
       block_units: units of a block; those past the last one are copies of it.
       rows: rows of a cluster.
-      turned: whether the right operand of a matmul lies by rows, each with its units one after the other: `wgmma`
-        turns numbers of two bytes alone.
+      by_rows: whether the right operand of a matmul lies as `[rows, units]`, where all else is `[units, rows]`:
+        `wgmma` turns numbers of two bytes alone.
     """
 
     gates: int
@@ -43,7 +43,7 @@ class Tiling(NamedTuple):
     blocks: int
     block_units: int
     rows: int
-    turned: bool
+    by_rows: bool
 
     @property
     def all_units(self) -> int:
@@ -59,25 +59,36 @@ class Tiling(NamedTuple):
         """B with what fills the last cluster."""
         return _whole(rows, self.rows)
 
-    def shared(self, streamed: int, held: int, itemsize: int, exact: int) -> int:
-        """Bytes of shared memory that the larger of the two kernels takes.
+    def shared(self, forward: "Held", backward: "Held", itemsize: int, exact: int) -> int:
+        """Bytes of shared memory that the larger of the two kernels takes, less its barriers.
 
         Args:
-          streamed: bytes of a step, for each unit and row.
-          held: bytes that stay, for each unit and row.
+          forward, backward: what they hold beside the operands and the result of their matmuls.
           itemsize, exact: bytes of a number of a matmul's operands, and of its result.
         """
-        weights = self.matmul_rows * self.all_units * itemsize
-        own = self.block_units * self.rows
-        forward = self.all_units * self.rows * itemsize + self.matmul_rows * self.rows * exact
-        backward = self.matmul_rows * self.rows * itemsize + self.all_units * self.rows * exact
-        if self.turned:  # what others read lies apart from what is by units
-            forward += own * itemsize
-            backward += own * self.gates * itemsize
-        return weights + own * (SLOTS * streamed + held) + max(forward, backward)
+        own, pieces = self.block_units * self.rows, [forward, backward]
+        held = [own * (SLOTS * piece.of_a_step + piece.of_all) for piece in pieces]
+        held[0] += self.all_units * self.rows * itemsize + self.matmul_rows * self.rows * exact
+        held[1] += self.matmul_rows * self.rows * itemsize + self.all_units * self.rows * exact
+        if self.by_rows:  # h for the other blocks, and dr as it leaves the kernel, lie apart from the operands
+            held[0] += own * itemsize if self.blocks > 1 else 0
+            held[1] += own * itemsize * self.gates
+        return self.matmul_rows * self.all_units * itemsize + max(held)
 
 
-def candidates(gates: int, units: int, rows: int, turned: bool = False) -> list[Tiling]:
+class Held(NamedTuple):
+    """Bytes that a kernel holds for each unit and row of a block.
+
+    Attributes:
+      of_a_step: what is fetched for one step.
+      of_all: what stays, and what a step sends out.
+    """
+
+    of_a_step: int = 0
+    of_all: int = 0
+
+
+def candidates(gates: int, units: int, rows: int, by_rows: bool) -> list[Tiling]:
     """All ways to cut it; units are filled up to whole tiles of the backward matmul, or to what more blocks divide."""
     found = []
     for whole in (MATMUL, 2 * MATMUL, 4 * MATMUL, 8 * MATMUL):
@@ -85,7 +96,7 @@ def candidates(gates: int, units: int, rows: int, turned: bool = False) -> list[
         for blocks in range(1, min(parts, BLOCKS) + 1):
             if parts % blocks == 0:
                 size = parts // blocks * UNITS
-                found += [Tiling(gates, units, blocks, size, fit, turned) for fit in ROWS if fit < rows + ROWS[0]]
+                found += [Tiling(gates, units, blocks, size, fit, by_rows) for fit in ROWS if fit < rows + ROWS[0]]
     return list(dict.fromkeys(found))
 
 
