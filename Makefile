@@ -44,7 +44,7 @@ gpu-check:
 	a rehearsal on the CPU, with small shapes')"
 	ran=0; \
 	XLA_PYTHON_CLIENT_PREALLOCATE=false timeout --kill-after=10 200 \
-	$(PYTHON) -m pytest tests/test_device.py -k "mosaic_gpu or cudnn" --numprocesses 4 || ran=1; \
+	$(PYTHON) -m pytest tests/test_device.py -k "mosaic_gpu or cudnn" --numprocesses 4 -o faulthandler_timeout=90 || ran=1; \
 	$(PYTHON) -m benchmarks run --suite gpu --out $(BENCH).jsonl || ran=1; \
 	$(PYTHON) -m benchmarks report $(BENCH).jsonl || ran=1; \
 	timeout --kill-after=10 180 $(PYTHON) -m benchmarks hopper --out $(BENCH)-hopper.json || ran=1; \
