@@ -1,5 +1,6 @@
 """ONNX Runtime as a live reference of the forward pass: ragged rows, both directions, initial states."""
 
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import onnxruntime
 import pytest
 
 import recurrent_jax as rj
-from recurrent_jax.kernels import by_name
+from recurrent_jax.kernels import by_name, mosaic_gpu
 from tests import cases
 
 STEPS, ROWS, FEATURES, UNITS = 5, 4, 3, 4
@@ -92,8 +93,12 @@ def test_outputs_equal_onnxruntime(kernel: str, name: str, reverse: bool) -> Non
         params = rj.CoupledLSTMParams(kept(w_x), kept(w_h), kept(w_b + r_b))
     else:
         params = (rj.LSTMParams if op == "LSTM" else rj.RNNParams)(w_x, w_h, w_b + r_b)
-    params = type(params)(*(None if leaf is None else jnp.asarray(leaf) for leaf in params))
-    carry = (rj.LSTMCarry if op == "LSTM" else rj.RNNCarry)(*(jnp.asarray(state[0]) for state in states.values()))
+    # What multiplies float32 with fewer bits than the reference is held to it in float64.
+    dtype = jnp.float64 if kernel == mosaic_gpu.NAME else jnp.float32
+    cell = dataclasses.replace(cell, param_dtype=dtype)
+    params = type(params)(*(None if leaf is None else jnp.asarray(leaf, dtype) for leaf in params))
+    carry = (rj.LSTMCarry if op == "LSTM" else rj.RNNCarry)(*(jnp.asarray(s[0], dtype) for s in states.values()))
+    xs = jnp.asarray(xs, dtype)
 
     final, ys = rj.unroll(cell, params, xs, carry, lengths=LENGTHS, reverse=reverse, implementation=kernel)
     np.testing.assert_allclose(ys, expected[:, 0], rtol=0, atol=FLOAT32)
