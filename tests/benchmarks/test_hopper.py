@@ -31,7 +31,7 @@ def test_everything_is_lowered(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_what_is_exchanged_arrives() -> None:
-    # As in tests/kernels/clusters.py.
+    # As in tests/kernels/mosaic_gpu/clusters.py.
     done = subprocess.run(
         [sys.executable, "-c", EXCHANGE], env=os.environ | {"NPROC": "8", "JAX_PLATFORMS": "cpu"},
         capture_output=True, text=True, timeout=300,

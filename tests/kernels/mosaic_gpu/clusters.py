@@ -1,9 +1,9 @@
-"""Clusters of several blocks in Pallas's GPU interpreter, which looks for races: a process that test_mosaic_gpu starts.
+"""Clusters of several blocks in Pallas's GPU interpreter, which looks for races: a process that test_clusters starts.
 
 Each block waits for the others in a thread of XLA's pool, so the pool needs more threads than a small machine has
 cores; how many, only the environment of a process says (NPROC).
 
-    NPROC=8 python -m tests.kernels.clusters CASE BLOCKS ROWS OPERAND DIRECTION
+    NPROC=8 python -m tests.kernels.mosaic_gpu.clusters CASE BLOCKS ROWS OPERAND DIRECTION
 """
 
 import sys

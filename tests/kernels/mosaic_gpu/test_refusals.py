@@ -1,0 +1,140 @@
+"""What `mosaic_gpu` refuses, and how it says so."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import recurrent_jax as rj
+from recurrent_jax.kernels import mosaic_gpu
+from recurrent_jax.kernels.contract import Inputs, Options
+from tests.kernels.mosaic_gpu.given import HALF, inputs, needs_mosaic
+
+
+def refusal(cell: Any, given: Inputs | None = None) -> str | None:
+    """Why it refuses the cell."""
+    return mosaic_gpu.refuses(cell, inputs(cell) if given is None else given, Options())
+
+
+def test_refuses_other_devices() -> None:
+    assert refusal(rj.LSTM(64, **HALF)) == "it runs on an NVIDIA GPU, and the default device is a cpu"
+
+
+def test_refuses_other_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ampere:
+        """As JAX describes it."""
+
+        compute_capability, device_kind = "8.0", "NVIDIA A100"
+
+    monkeypatch.setattr(jax, "devices", lambda *_: [Ampere])
+    assert refusal(rj.LSTM(64, **HALF)) == "it runs on Hopper (compute capability 9.0), and NVIDIA A100 has 8.0"
+
+
+@pytest.mark.usefixtures("on_hopper")
+def test_refuses_an_older_jax(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "__version_info__", (0, 10, 2))
+    monkeypatch.setattr(jax, "__version__", "0.10.2")
+    assert refusal(rj.LSTM(64, **HALF)) == "JAX 0.10.2: it takes 0.11 or later"
+
+
+class LayerNormalised(rj.PointwiseCell):
+    """As a user writes it who takes `pointwise` for any function of a row."""
+
+    def pointwise(self, params: Any, carry: rj.RNNCarry, z: jax.Array, r: jax.Array) -> tuple[rj.RNNCarry, jax.Array]:
+        """Divides by the row's size."""
+        h = jnp.tanh(z + r) / (1 + jnp.sqrt(jnp.sum(r**2, axis=-1, keepdims=True)))
+        return rj.RNNCarry(h), h
+
+
+@needs_mosaic
+@pytest.mark.usefixtures("on_hopper")
+@pytest.mark.parametrize(
+    ("cell", "why"),
+    [
+        (rj.LSTM(64, param_dtype=jnp.float64), "dtype float64: it multiplies bfloat16, float16, float32"),
+        (rj.GRU(64, reset="before", **HALF), "is more than one recurrent matmul and an elementwise function"),
+        (rj.LSTM(1024, **HALF), "4 x 1024 x 1024 weights of bfloat16: each of 16 blocks would take 6"),
+        (LayerNormalised(64, **HALF), "`pointwise` has reduce_sum"),
+    ],
+    ids=["dtype", "two matmuls", "too large", "mixes units"],
+)
+def test_refuses_what_it_can_not_run(cell: Any, why: str) -> None:
+    assert why in (refusal(cell) or "")
+
+
+@needs_mosaic
+@pytest.mark.usefixtures("on_hopper")
+def test_refuses_sizes_left_open_and_other_carries() -> None:
+    cell = rj.LSTM(64, **HALF)
+    given = inputs(cell, flags=False)
+    (steps,) = jax.export.symbolic_shape("steps")
+    left_open = given._replace(xs=jax.ShapeDtypeStruct((steps, 16, 8), jnp.bfloat16))
+    assert refusal(cell, left_open) == "xs of shape (steps, 16, 8): it needs sizes that are known"
+    exact = given._replace(carry=given.carry._replace(h=jax.ShapeDtypeStruct((16, 64), jnp.float32)))
+    assert refusal(cell, exact) == "the carry's h is float32[16, 64], not bfloat16"
+
+
+@needs_mosaic
+@pytest.mark.usefixtures("on_hopper")
+@pytest.mark.parametrize("precision", [None, "default", "high", "tensorfloat32", "TF32_TF32_F32", "bfloat16"])
+def test_takes_float32_where_it_may_be_rounded(precision: Any) -> None:
+    with jax.default_matmul_precision(precision):
+        assert refusal(rj.LSTM(64)) is None
+
+
+@needs_mosaic
+@pytest.mark.usefixtures("on_hopper")
+@pytest.mark.parametrize("precision", ["highest", "float32", "F32_F32_F32", "BF16_BF16_F32_X3"])
+def test_refuses_float32_that_may_not_be_rounded(precision: Any) -> None:
+    with jax.default_matmul_precision(precision):
+        assert refusal(rj.LSTM(64)) == f"matmul precision {precision}: it rounds float32 to TF32"
+        assert refusal(rj.LSTM(64, **HALF)) is None
+
+
+class ManyHeads(rj.PointwiseCell):
+    """A cell with a carry of two axes."""
+
+    def initial_carry(self, params: Any, batch_shape: tuple[int, ...] = ()) -> Any:
+        """A vector, and a matrix that nothing changes."""
+        return rj.LSTMCarry(*(jnp.zeros((*batch_shape, *shape), jnp.bfloat16) for shape in ((64,), (1, 64))))
+
+    def pointwise(self, params: Any, carry: Any, z: jax.Array, r: jax.Array) -> Any:
+        """As an RNN."""
+        return carry._replace(h=jnp.tanh(z + r)), jnp.tanh(z + r)
+
+
+class Verdict(rj.PointwiseCell):
+    """A cell that gives a number of each row."""
+
+    def pointwise(self, params: Any, carry: Any, z: jax.Array, r: jax.Array) -> Any:
+        """One, always."""
+        return rj.RNNCarry(jnp.tanh(z + r)), jnp.ones(z.shape[:-1], z.dtype)
+
+
+@needs_mosaic
+@pytest.mark.usefixtures("on_hopper")
+@pytest.mark.parametrize(
+    ("cell", "why"),
+    [
+        (ManyHeads(64, **HALF), "the carry has leaves [[16, 1, 64]], where it takes one axis of numbers"),
+        (Verdict(64, **HALF), "`pointwise` gives each row an array [], where it takes vectors"),
+        (rj.LSTM(1, **HALF), "of a single unit gates can't be told from numbers"),
+    ],
+    ids=["two axes", "a number", "one unit"],
+)
+def test_refuses_what_is_no_vector_of_gates(cell: Any, why: str) -> None:
+    assert why in (refusal(cell) or "")
+
+
+@needs_mosaic
+@pytest.mark.usefixtures("on_hopper")
+def test_the_same_call_is_looked_at_once() -> None:
+    looked = lambda: mosaic_gpu._trace.cache_info().misses
+    fresh = lambda: rj.LSTM(96, forget_bias=0.25, **HALF)
+    before = looked()
+    for _ in range(2):
+        assert refusal(fresh()) is None
+    assert looked() == before + 1
+    assert refusal(fresh(), inputs(fresh(), 32)) is None  # other shapes are another call
+    assert looked() == before + 2
