@@ -75,7 +75,8 @@ def _backward(unrolled: Pass, saved: Saved, cotangent: Outputs) -> tuple[Array, 
         buffers = [lax.dynamic_update_index_in_dim(b, d, t, 0) for b, d in zip(buffers, d_pre, strict=True)]
         return (state, buffers), None
 
-    time = (jnp.arange(inputs.xs.shape[0]), saved.starts, cotangent.ys, cotangent.carries, inputs.mask, inputs.resets)
+    starts = unrolled.read(saved.starts)
+    time = (jnp.arange(inputs.xs.shape[0]), starts, cotangent.ys, cotangent.carries, inputs.mask, inputs.resets)
     (state, d_pre), _ = lax.scan(
         body,
         (unrolled.last_state(cotangent), list(saved.pre)),

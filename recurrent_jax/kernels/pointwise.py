@@ -79,7 +79,7 @@ class Pass:
 
     def __init__(self, cell: PointwiseCell, inputs: Inputs, options: Options) -> None:
         self.cell, self.inputs, self.options = cell, inputs, options
-        self.additive, self.used = _structure(cell, inputs)
+        self.additive, self.used, self.carried = _structure(cell, inputs)
         self.exact = accumulator(cell.compute_dtype)
 
         leaves = list(zip(jax.tree.leaves(inputs.params), self.used, strict=True))
@@ -92,6 +92,11 @@ class Pass:
         supplied, rest = iter(own), iter(others)
         leaves = [next(supplied if is_used else rest) for is_used in self.used]
         return jax.tree.unflatten(jax.tree.structure(self.inputs.params), leaves)
+
+    def read(self, starts: Any) -> Any:
+        """The leaves of carries that `pointwise` reads; None for others, whose values a reverse step can do without."""
+        leaves = zip(jax.tree.leaves(starts), self.carried, strict=True)
+        return jax.tree.unflatten(jax.tree.structure(starts), [leaf if is_read else None for leaf, is_read in leaves])
 
     def step(self, params: Any, w_h: Array, carry: Any, z: Array) -> tuple[Any, Any]:
         """The next carry, and the output with what is saved of the pre-activations."""
@@ -119,7 +124,7 @@ class Pass:
         """The state before a step, and the cotangents of its pre-activations.
 
         Args:
-          start, pre: what was saved of the step.
+          start, pre: what was saved of the step, of the carry what is `read`.
           dy, d_after: the cotangents of its output, and of the carry after it, None where that was not returned.
         """
         half, d_pre = self.pull_back(own, others, state, start, pre, dy, d_after, keep)
@@ -150,6 +155,9 @@ class Pass:
             zeros = jax.tree.map(jnp.zeros_like, (d_new, dy))
             (d_new, dy), held = select(keep, (d_new, dy), zeros), select(keep, zeros[0], d_new)
 
+        # What was not read has a cotangent all the same.
+        blank = jax.tree.map(lambda d, c: jnp.zeros(d.shape, c.dtype), d_new, self.inputs.carry)
+        start = jax.tree.map(lambda zeros, leaf: zeros if leaf is None else leaf, blank, start)
         _, vjp = jax.vjp(pointwise, own, start, *self.up(pre))
         d_new = jax.tree.map(lambda d, c: d.astype(c.dtype), d_new, start)
         d_own, d_start, *d_pre = vjp((d_new, dy))

@@ -13,10 +13,12 @@ class Structure(NamedTuple):
     Attributes:
       additive: `z` and `r` are used as `z + r` only, so one sum can be saved instead of both.
       used: for each leaf of the parameters, whether `pointwise` reads it.
+      carried: the same for each leaf of the carry.
     """
 
     additive: bool
     used: tuple[bool, ...]
+    carried: tuple[bool, ...]
 
 
 def analyse(cell: PointwiseCell, params: Any, carry: Any, z: Array, r: Array) -> Structure:
@@ -31,13 +33,13 @@ def analyse(cell: PointwiseCell, params: Any, carry: Any, z: Array, r: Array) ->
         return [eqn for eqn in readers if any(v is var for v in eqn.invars)]
 
     count = len(jax.tree.leaves(params))
-    used = tuple(bool(reads(var)) or id(var) in returned for var in leaves[:count])
+    used = tuple(bool(reads(var)) or id(var) in returned for var in leaves)
     sums = reads(z_var) + reads(r_var)
     additive = not {id(z_var), id(r_var)} & returned and all(
         eqn.primitive.name in ("add", "add_any") and {id(v) for v in eqn.invars} == {id(z_var), id(r_var)}
         for eqn in sums
     )
-    return Structure(additive=bool(sums) and additive, used=used)
+    return Structure(bool(sums) and additive, used[:count], used[count:])
 
 
 # What a subclass must not change to be the same cell.

@@ -44,8 +44,9 @@ class Functions:
         state = State(exact(carry), own, exact(initial))
         d_after = carry if unrolled.options.return_carries else None
         self.rows = {"carry": carry, "z": z, "y": y, "pre": list(pre), "state": state}
-        self.pull_back = UnitFunction(pull_back, units, own, state, carry, list(pre), y, d_after, keep)
-        half, _ = jax.eval_shape(pull_back, own, state, carry, list(pre), y, d_after, keep)
+        start = unrolled.read(carry)
+        self.pull_back = UnitFunction(pull_back, units, own, state, start, list(pre), y, d_after, keep)
+        half, _ = jax.eval_shape(pull_back, own, state, start, list(pre), y, d_after, keep)
         d_h = jax.ShapeDtypeStruct((units,), unrolled.exact)
         self.pull_start = UnitFunction(unrolled.pull_start, units, half, d_h, keep, reset)
 
@@ -72,7 +73,7 @@ def sizes(unrolled: Pass, functions: Functions) -> tuple[Held, Held]:
     own, y, pre = rows["state"].own, rows["y"], rows["pre"]
     return (
         Held(size(rows["z"]) + flags, size(own, rows["carry"], initial, y, pre, carries)),
-        Held(size(rows["carry"], pre, y, carries) + flags, size(own, rows["state"], pre[:-1])),
+        Held(size(unrolled.read(rows["carry"]), pre, y, carries) + flags, size(own, rows["state"], pre[:-1])),
     )
 
 
@@ -125,7 +126,7 @@ def backward(
         "own": layout.own(unrolled.up(unrolled.own)),
         "d_last": layout.by_units(state.carry, zeros=True),
         "steps": {
-            "starts": saved.starts,
+            "starts": unrolled.read(saved.starts),
             "pre": list(saved.pre),
             "d_ys": layout.steps_by_units(cotangent.ys, zeros=True),
             "d_carries": layout.steps_by_units(cotangent.carries, zeros=True),

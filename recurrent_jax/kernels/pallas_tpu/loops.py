@@ -108,7 +108,7 @@ def _backward_plan(unrolled: Pass, saved: Saved, cotangent: Outputs) -> Plan:
     state = unrolled.last_state(cotangent)
     over_steps = lambda tree: over("TB", layout.flat_steps(tree))
     operands = {
-        "starts": over_steps(saved.starts),
+        "starts": over_steps(unrolled.read(saved.starts)),
         "pre": over_steps(list(saved.pre)),
         "d_ys": over_steps(cotangent.ys),
         "d_carries": over_steps(cotangent.carries),
