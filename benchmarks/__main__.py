@@ -116,7 +116,7 @@ def parser() -> argparse.ArgumentParser:
 
     hopper = commands.add_parser(
         "hopper", help="how fast the blocks of a Hopper GPU reach each other, and every cut of `mosaic_gpu`",
-        description="Measures what decides how `mosaic_gpu` is cut. Without such a GPU it lowers the kernels.",
+        description="Measures what decides how `mosaic_gpu` is cut. Without such a GPU it lowers all of it for one.",
     )  # fmt: skip
     hopper.add_argument("--minutes", type=positive, default=2.5, help="begin nothing behind so many (default: 2.5)")
     hopper.add_argument(

@@ -202,19 +202,33 @@ def layer(kind: Any, units: int, rows: int) -> tuple[Any, Inputs]:
     return cell, Inputs(params, xs, cell.initial_carry(params, (rows,)))
 
 
-def cuts(cell: Any, inputs: Inputs) -> Iterator[dict[str, Any]]:
-    """The time of a step of a gradient, by the cuts that are expected to be fast, the fastest first."""
-    rows, itemsize = inputs.xs.shape[1], 2
-    expected = lambda cut: tiling.cycles(cut, rows, jax.devices()[0].core_count, itemsize)
+def expected_cycles(cut: tiling.Tiling, rows: int) -> float:
+    """Of a step, on this GPU or on one of the usual size."""
+    return tiling.cycles(cut, rows, getattr(jax.devices()[0], "core_count", tiling.PROCESSORS), itemsize=2)
+
+
+def fastest(cell: Any, inputs: Inputs) -> list[tiling.Tiling]:
+    """The cuts that are expected to be fast, the fastest first."""
+    return sorted(fitting(cell, inputs, Options()), key=lambda cut: expected_cycles(cut, inputs.xs.shape[1]))[:4]
+
+
+def gradient(cell: Any, inputs: Inputs) -> Any:
+    """Of a loss by parameters and inputs, to be lowered."""
     # Not by `unroll`, which would take what it compiled for the first cut.
     run = lambda params, xs: mosaic_kernel.run(cell, inputs._replace(params=params, xs=xs), Options())
-    loss = lambda params, xs: jnp.sum(run(params, xs).ys.astype(jnp.float32))
-    for cut in sorted(fitting(cell, inputs, Options()), key=expected)[:4]:
-        row = {"cell": str(cell), "B": rows, "blocks": cut.blocks, "rows": cut.rows, "expected_cycles": expected(cut)}
+    return jax.jit(jax.grad(lambda params, xs: jnp.sum(run(params, xs).ys.astype(jnp.float32)), (0, 1)))
+
+
+def cuts(cell: Any, inputs: Inputs) -> Iterator[dict[str, Any]]:
+    """The time of a step of a gradient, by cuts."""
+    rows = inputs.xs.shape[1]
+    for cut in fastest(cell, inputs):
+        expected = expected_cycles(cut, rows)
+        row = {"cell": str(cell), "B": rows, "blocks": cut.blocks, "rows": cut.rows, "expected_cycles": expected}
         try:
             with tiled(cut.blocks, cut.rows):
-                gradient = jax.jit(jax.grad(loss, (0, 1))).lower(inputs.params, inputs.xs).compile()
-            yield row | {"step_s": _seconds(functools.partial(gradient, inputs.params, inputs.xs)) / STEPS}
+                compiled = gradient(cell, inputs).lower(inputs.params, inputs.xs).compile()
+            yield row | {"step_s": _seconds(functools.partial(compiled, inputs.params, inputs.xs)) / STEPS}
         except Exception as error:
             yield row | {"error": f"{type(error).__name__}: {error}"[:500]}
 
@@ -267,12 +281,27 @@ def _constant(name: str, kernel: Kernel) -> dict[str, Any]:
 
 def rehearse() -> int:
     """Lowers what would be measured, where there is no such GPU; how much of it can't be. Nothing is written."""
+    print("no Hopper GPU here: nothing runs, all is lowered for one")
     failed = 0
-    for name, kernel in constants(tiling.PROCESSORS).items():
+
+    def lower(name: str, function: Any, *given: Any) -> None:
+        nonlocal failed
         try:
-            jax.jit(kernel(FEW)).trace(kernel.given).lower(lowering_platforms=("cuda",))
-            print(f"{name}: lowered; it runs on a Hopper GPU")
+            function.trace(*given).lower(lowering_platforms=("cuda",))
+            print(f"{name}: lowered", flush=True)
         except Exception as error:
             failed += 1
-            print(f"{name}: {type(error).__name__}: {error}")
+            print(f"{name}: {type(error).__name__}: {error}", flush=True)
+
+    for name, kernel in constants(tiling.PROCESSORS).items():
+        lower(name, jax.jit(kernel(FEW)), kernel.given)
+    if jax.__version_info__ < mosaic_kernel.SINCE:
+        print(f"cuts: not lowered, since {mosaic_kernel.NAME} takes a later JAX than {jax.__version__}")
+        return failed
+    for kind, units, rows in LAYERS:
+        cell, inputs = layer(kind, units, rows)
+        for cut in fastest(cell, inputs):
+            with tiled(cut.blocks, cut.rows):
+                name = f"{kind.__name__} of {units} units, {rows} rows, in {cut.blocks} blocks of {cut.rows} rows"
+                lower(name, gradient(cell, inputs), inputs.params, inputs.xs)
     return failed

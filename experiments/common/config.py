@@ -102,7 +102,7 @@ def shares(config: Any, *names: str) -> list[Rule]:
 
 def kernel_fits(config: Any) -> Rule:
     """The rule that the kernel runs the cell, here."""
-    expected = "none, or a kernel that runs the cell"
+    expected = "None, or a kernel that runs the cell"
     if config.implementation is None:
         return "implementation", True, expected
     cell = CELLS[config.cell](1, dtype=config.dtype)

@@ -21,15 +21,22 @@ def prepared(dataset: str, data_dir: str | None, manual_dir: str | None) -> Any:
 
     if manual_dir is not None and not pathlib.Path(manual_dir).is_dir():
         raise UsageError(f"--tfds-manual-dir: expected a folder, found no {manual_dir}")
-    # array_record files are read without TensorFlow; most builders need it to write them, once.
-    builder = tfds.builder(dataset, data_dir=data_dir, file_format="array_record")
+    needs_tensorflow = (
+        f"--dataset: tensorflow-datasets needs TensorFlow, once, to prepare {dataset}: "
+        "pip install tensorflow-cpu, or give the text itself with --data"
+    )
+    try:
+        # array_record files are read without TensorFlow; most builders need it to write them, once.
+        builder = tfds.builder(dataset, data_dir=data_dir, file_format="array_record")
+    except ImportError as error:
+        raise UsageError(needs_tensorflow) from error
+    except Exception as error:  # of many kinds: there is no such data set, or configuration, or version
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UsageError(f"--dataset: expected a data set of tensorflow-datasets, got {dataset!r}: {reason}") from error
     try:
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=manual_dir))
     except ImportError as error:
-        raise UsageError(
-            f"--dataset: tensorflow-datasets needs TensorFlow, once, to prepare {dataset}: "
-            "pip install tensorflow-cpu, or give the text itself with --data"
-        ) from error
+        raise UsageError(needs_tensorflow) from error
     except Exception as error:  # whatever a failed download raises, the way out is the same
         raise UsageError(
             f"--dataset: {dataset} can't be had: {error}\nWithout a network put its source file, under the name "

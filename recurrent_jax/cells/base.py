@@ -238,7 +238,14 @@ def apply_pointwise(cell: PointwiseCell, params: Any, carry: Any, z: Array, r: A
     exact = accumulator(cell.compute_dtype)
     is_floating = lambda a: jnp.issubdtype(a.dtype, jnp.floating)
     up = lambda tree: jax.tree.map(lambda a: a.astype(exact) if is_floating(a) else a, tree)
-    new, y = cell.pointwise(up(params), up(carry), up(z), up(r))
+    out: Any = cell.pointwise(up(params), up(carry), up(z), up(r))
+    structure: Any = jax.tree.structure(carry)
+    if not isinstance(out, tuple) or len(out) != 2 or structure != jax.tree.structure(out[0]):
+        raise TypeError(
+            f"{type(cell).__name__}.pointwise: expected (carry, y) with a {type(carry).__name__} as it was given, "
+            f"got {jax.tree.map(jnp.shape, out)}"
+        )
+    new, y = out
     new = jax.tree.map(lambda value, old: value.astype(old.dtype), new, carry)
     return new, jax.tree.map(lambda value: value.astype(cell.compute_dtype), y)
 

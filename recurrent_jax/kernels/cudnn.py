@@ -22,12 +22,7 @@ NAME = "cudnn"
 
 def refuses(cell: Any, inputs: Inputs, options: Options) -> str | None:
     """Refuses all but a float32 LSTM over whole sequences on an NVIDIA GPU."""
-    if not _on_nvidia():
-        return f"it runs on an NVIDIA GPU, and the default device is a {jax.default_backend()}"
-    try:
-        _library()
-    except ImportError as error:
-        return f"JAX {jax.__version__} has no cuDNN that it knows: {error}"
+    # First what no other device changes.
     if not has_equations_of(cell, LSTM):
         return f"{cell!r} is not the LSTM"
     dtypes = {a.dtype.name for a in (*jax.tree.leaves((inputs.params, inputs.carry)), inputs.xs)}
@@ -37,6 +32,12 @@ def refuses(cell: Any, inputs: Inputs, options: Options) -> str | None:
         return "it knows neither masks nor resets"
     if options.return_carries:
         return "it keeps no carry but the last"
+    if not _on_nvidia():
+        return f"it runs on an NVIDIA GPU, and the default device is a {jax.default_backend()}"
+    try:
+        _library()
+    except ImportError as error:
+        return f"JAX {jax.__version__} has no cuDNN that it knows: {error}"
     return None
 
 

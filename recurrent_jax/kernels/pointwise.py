@@ -79,7 +79,7 @@ class Pass:
 
     def __init__(self, cell: PointwiseCell, inputs: Inputs, options: Options) -> None:
         self.cell, self.inputs, self.options = cell, inputs, options
-        self.additive, self.used, self.carried = _structure(cell, inputs)
+        self.additive, self.used, self.carried, self.constants = _structure(cell, inputs)
         self.exact = accumulator(cell.compute_dtype)
 
         leaves = list(zip(jax.tree.leaves(inputs.params), self.used, strict=True))

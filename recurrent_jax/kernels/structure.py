@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from recurrent_jax.cells.base import Array, PointwiseCell, apply_pointwise
 
@@ -14,11 +15,13 @@ class Structure(NamedTuple):
       additive: `z` and `r` are used as `z + r` only, so one sum can be saved instead of both.
       used: for each leaf of the parameters, whether `pointwise` reads it.
       carried: the same for each leaf of the carry.
+      constants: shapes of the arrays that it closes over.
     """
 
     additive: bool
     used: tuple[bool, ...]
     carried: tuple[bool, ...]
+    constants: tuple[tuple[int, ...], ...] = ()
 
 
 def analyse(cell: PointwiseCell, params: Any, carry: Any, z: Array, r: Array) -> Structure:
@@ -39,7 +42,8 @@ def analyse(cell: PointwiseCell, params: Any, carry: Any, z: Array, r: Array) ->
         eqn.primitive.name in ("add", "add_any") and {id(v) for v in eqn.invars} == {id(z_var), id(r_var)}
         for eqn in sums
     )
-    return Structure(bool(sums) and additive, used[:count], used[count:])
+    constants = tuple(tuple(jnp.shape(const)) for const in closed.consts)
+    return Structure(bool(sums) and additive, used[:count], used[count:], constants)
 
 
 # What a subclass must not change to be the same cell.

@@ -63,6 +63,24 @@ def test_rnn_takes_any_elementwise_function() -> None:
     np.testing.assert_allclose(y, expected, rtol=0, atol=ORACLE)
 
 
+@pytest.mark.parametrize(
+    "given", [lambda h: None, lambda h: (h, h), lambda h: rj.RNNCarry(h)], ids=["None", "h", "carry"]
+)
+def test_pointwise_that_gives_something_else_is_named(given: Any) -> None:
+    class Mistaken(rj.PointwiseCell):
+        """A cell as it is first written."""
+
+        def pointwise(self, params: Any, carry: Any, z: Any, r: Any) -> Any:
+            """Not what it should."""
+            return given(jnp.tanh(z + r))
+
+    params, xs, carry = cases.data(Mistaken(3))
+    with pytest.raises(
+        TypeError, match=r"^Mistaken\.pointwise: expected \(carry, y\) with a RNNCarry as it was given, got "
+    ):
+        Mistaken(3).step(params, carry, xs[0])
+
+
 def test_pointwise_cell_without_pointwise_says_so() -> None:
     cell = rj.PointwiseCell(4)
     params = cell.init(jax.random.key(0), 3)

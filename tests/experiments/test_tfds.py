@@ -55,6 +55,20 @@ def test_without_tensorflow_the_error_says_what_to_install(tmp_path):
     assert "pip install tensorflow-cpu" in result.stderr
 
 
+@pytest.mark.parametrize("name", ["nonsense/x", "nonsense"])
+def test_a_data_set_that_there_is_not_is_named_in_one_line(tmp_path, name):
+    words = ["--workdir", tmp_path / "run", "--preset", "tiny", "--dataset", name, "--tfds-dir", tmp_path / "data"]
+    result = subprocess.run(
+        [sys.executable, "-m", "experiments.seq2seq", "train", *map(str, words)],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert result.returncode == 2
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"error: --dataset: expected a data set of tensorflow-datasets, got {name!r}")
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
 # Data sets under the names, splits and features of real ones.
 STORE = """
 import sys

@@ -86,3 +86,7 @@ def test_refuses_what_the_library_cannot_do(cell: Any, flags: Any, options: Opti
 def test_refuses_other_devices() -> None:
     refusal = cudnn.refuses(CELL, Inputs(*cases.data(CELL)), Options())
     assert refusal == "it runs on an NVIDIA GPU, and the default device is a cpu"
+
+
+def test_refuses_first_what_no_device_changes() -> None:
+    assert "is not the LSTM" in str(cudnn.refuses(rj.GRU(4), Inputs(*cases.data(rj.GRU(4))), Options()))

@@ -107,6 +107,28 @@ def test_refuses_float64_on_a_tpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refusal(cases.LSTM.cell) == "dtype float64: a TPU has no such matmul"
 
 
+@pytest.mark.parametrize("shape", [(), (4,)], ids=str)
+def test_refuses_arrays_that_are_no_parameters(shape: tuple[int, ...]) -> None:
+    array = jnp.full(shape, 0.5, jnp.float32) + 0
+
+    class ClosesOver(rj.PointwiseCell):
+        """A cell that has numbers from somewhere else."""
+
+        def pointwise(self, params: Any, carry: Any, z: jax.Array, r: jax.Array) -> Any:
+            """Scaled by them."""
+            h = jnp.broadcast_to(array, z.shape) * jnp.tanh(z + r)
+            return carry._replace(h=h), h
+
+    reason = f"`pointwise` closes over arrays of shapes {list(shape)}, which have to be parameters"
+    with pallas_tpu.interpreted(True):
+        assert refusal(ClosesOver(4)) == reason
+
+
+def test_refuses_first_what_no_device_changes() -> None:
+    assert "is more than one recurrent matmul" in str(refusal(rj.GRU(4, reset="before")))
+    assert "no such matmul" in str(refusal(rj.LSTM(4, param_dtype=jnp.float64)))
+
+
 def test_refuses_sizes_left_open() -> None:
     with pallas_tpu.interpreted(True):
         (steps,) = jax.export.symbolic_shape("steps")

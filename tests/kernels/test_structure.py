@@ -59,6 +59,12 @@ def test_cells_have_the_structure_of_their_equations(name: str) -> None:
     assert structure_of(case.cell) == expected
 
 
+def test_arrays_that_pointwise_closes_over_are_found() -> None:
+    array = jnp.linspace(0.0, 1.0, cases.UNITS, dtype=jnp.float64)
+    body = lambda params, carry, z, r: (jnp.broadcast_to(array, z.shape) * (z + r), z)
+    assert structure_of(Written(cases.UNITS, body=body, param_dtype=jnp.float64)).constants == ((cases.UNITS,),)
+
+
 @pytest.mark.parametrize(
     ("additive", "body"),
     [

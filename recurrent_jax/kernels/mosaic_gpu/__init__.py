@@ -44,12 +44,21 @@ _tiling: tuple[int, int] | None = None
 
 @contextlib.contextmanager
 def interpreted(params: Any = None) -> Iterator[None]:
-    """Runs the kernel in an interpreter on any device, slowly, and in any dtype: for tests.
+    """Runs the kernel in an interpreter on any device, slowly, in any dtype, and in one block of any size: for tests.
+
+    Blocks wait for each other in threads of XLA's pool, which has one for each core: a process whose `tiled` asks for
+    clusters of several, or whose batch takes several clusters, has to be started with more of them in its environment
+    (`NPROC=8`), or it can wait for ever.
 
     Args:
       params: `plgpu.InterpretGPUParams`; None takes those that it has by default.
+
+    Raises:
+      NotImplementedError: JAX is older than 0.11.
     """
     global _interpret
+    if jax.__version_info__ < SINCE:
+        raise NotImplementedError(f"{NAME}: {_too_old()}")
     before, _interpret = _interpret, _block().InterpretParams() if params is None else params
     try:
         yield
@@ -72,15 +81,7 @@ def tiled(blocks: int, rows: int) -> Iterator[None]:
 
 def refuses(cell: Any, inputs: Inputs, options: Options) -> str | None:
     """Refuses other devices, float64, matmuls more exact than TF32, cells not pointwise, sizes beyond shared memory."""
-    reason = elsewhere() if _interpret is None else None
-    if reason is not None:
-        return reason
-    if jax.__version_info__ < SINCE:
-        return f"JAX {jax.__version__}: it takes {'.'.join(map(str, SINCE))} or later"
-    try:
-        _loops()
-    except ImportError as error:
-        return f"JAX {jax.__version__} has no Mosaic GPU that it knows: {error}"
+    # First what no other device changes.
     reason = pointwise.refuses(cell, inputs)
     if reason is not None:
         return reason
@@ -88,6 +89,15 @@ def refuses(cell: Any, inputs: Inputs, options: Options) -> str | None:
     dtype, precision = cell.compute_dtype, config.jax_default_matmul_precision
     if dtype.name not in _DTYPES and _interpret is None:
         return f"dtype {dtype}: it multiplies {', '.join(_DTYPES)}"
+    reason = elsewhere() if _interpret is None else None
+    if reason is not None:
+        return reason
+    if jax.__version_info__ < SINCE:
+        return _too_old()
+    try:
+        _loops()
+    except ImportError as error:
+        return f"JAX {jax.__version__} has no Mosaic GPU that it knows: {error}"
     if dtype == "float32" and precision in _EXACT:
         return f"matmul precision {precision}: it rounds float32 to TF32"
     if any(jax.export.is_symbolic_dim(size) for size in inputs.xs.shape):
@@ -128,6 +138,10 @@ def _block() -> Any:
 
 def _loops() -> Any:
     return importlib.import_module("recurrent_jax.kernels.mosaic_gpu.loops")
+
+
+def _too_old() -> str:
+    return f"JAX {jax.__version__}: it takes {'.'.join(map(str, SINCE))} or later"
 
 
 def elsewhere() -> str | None:
@@ -200,6 +214,8 @@ def _chosen(cell: PointwiseCell, inputs: Inputs, options: Options) -> Tiling | N
     fit = fitting(cell, inputs, options)
     if _tiling is not None:
         fit = [cut for cut in fit if (cut.blocks, cut.rows) == _tiling]
+    elif _interpret is not None:
+        fit = [cut for cut in fit if cut.blocks == 1]
     rows = math.prod(inputs.xs.shape[1:-1])
     processors = getattr(jax.devices()[0], "core_count", tiling.PROCESSORS)
     time = lambda cut: (tiling.cycles(cut, rows, processors, cell.compute_dtype.itemsize), cut.all_units)
@@ -209,7 +225,8 @@ def _chosen(cell: PointwiseCell, inputs: Inputs, options: Options) -> Tiling | N
 def _too_large(cell: PointwiseCell, inputs: Inputs, options: Options) -> str:
     """That no way to cut it fits."""
     if _tiling is not None:
-        return f"{cell.hidden_size} units can't be cut among {_tiling[0]} blocks for {_tiling[1]} rows"
+        rows = math.prod(inputs.xs.shape[1:-1])
+        return f"{cell.hidden_size} units and {rows} rows can't be cut into {_tiling[0]} blocks of {_tiling[1]} rows"
     cut, least = min(_cuts(cell, inputs, options), key=lambda cut: cut[1])
     return (
         f"{cell.gates} x {cell.hidden_size} x {cell.hidden_size} weights of {cell.compute_dtype}: each of {cut.blocks} "

@@ -15,7 +15,6 @@ FILE = "librecurrent_jax_native.so"
 DTYPES = ("float32", "float64", "bfloat16")
 # What a call computes, the first three as numbered in src/problem.h.
 DIRECTIONS = ("forward", "backward", "inputs", "gradient")
-HOW_TO_BUILD = "install a C++17 compiler, then recurrent_jax anew (pip install --force-reinstall --no-deps)"
 
 
 class Library(NamedTuple):
@@ -36,6 +35,14 @@ class Library(NamedTuple):
         return self.code.RecurrentJaxInstructionSet().decode()
 
 
+def how_to_build() -> str:
+    """What gives this package its compiled half, for a message; a clone hides what is installed beside it."""
+    root = pathlib.Path(__file__).parents[3]
+    if (root / "pyproject.toml").is_file():
+        return f"these are the sources in {root}; with a C++17 compiler, pip install --no-deps --editable {root}"
+    return "install a C++17 compiler, then recurrent_jax anew (pip install --force-reinstall --no-deps)"
+
+
 @functools.cache
 def load() -> Library:
     """Loads the library and makes its functions known to XLA, once."""
@@ -48,7 +55,7 @@ def load() -> Library:
     if not found and other:
         return Library(None, f"RECURRENT_JAX_NATIVE: there is no file {other}")
     if not found:
-        return Library(None, f"not built: {HOW_TO_BUILD}")
+        return Library(None, f"not built: {how_to_build()}")
     try:
         code = ctypes.cdll.LoadLibrary(str(found[0]))
         handlers = {
@@ -59,12 +66,12 @@ def load() -> Library:
     except OSError as error:
         return Library(None, f"built, but it can't be loaded: {error}")
     except AttributeError as error:
-        return Library(None, f"built from other sources: {error}; {HOW_TO_BUILD}")
+        return Library(None, f"built from other sources: {error}; {how_to_build()}")
     code.RecurrentJaxApi.restype = ctypes.c_int64
     code.RecurrentJaxInstructionSet.restype = ctypes.c_char_p
     # XLA would refuse with the first computation, whatever it is, and the whole CPU with it.
     if code.RecurrentJaxApi() > _api_of_xla():
-        return Library(None, f"built for a newer JAX than {jax.__version__}: {HOW_TO_BUILD}")
+        return Library(None, f"built for a newer JAX than {jax.__version__}: {how_to_build()}")
     asked, used = os.environ.get("RECURRENT_JAX_INSTRUCTION_SET"), code.RecurrentJaxInstructionSet().decode()
     if asked and asked != used:
         return Library(None, f"RECURRENT_JAX_INSTRUCTION_SET={asked}: this processor, or this build, has no such set")

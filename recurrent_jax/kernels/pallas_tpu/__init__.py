@@ -48,17 +48,22 @@ def interpreted(params: Any) -> Iterator[None]:
 
 def refuses(cell: Any, inputs: Inputs, options: Options) -> str | None:
     """Refuses other devices, float64, cells that are not pointwise, and sizes that do not fit into VMEM."""
+    # First what no other device changes.
+    reason = pointwise.refuses(cell, inputs)
+    if reason is not None:
+        return reason
+    if cell.compute_dtype.itemsize > 4 and not _interpret:
+        return f"dtype {cell.compute_dtype}: a TPU has no such matmul"
+    constants = Pass(cell, inputs, options).constants
+    if constants:
+        shapes = ", ".join(str(list(shape)) for shape in constants)
+        return f"`pointwise` closes over arrays of shapes {shapes}, which have to be parameters"
     if not _interpret and jax.default_backend() != "tpu":
         return f"it runs on a TPU, and the default device is a {jax.default_backend()}"
     try:
         loops, plan = _loops(), importlib.import_module("recurrent_jax.kernels.pallas_tpu.plan")
     except ImportError as error:
         return f"JAX {jax.__version__} has no Pallas that it knows: {error}"
-    reason = pointwise.refuses(cell, inputs)
-    if reason is not None:
-        return reason
-    if cell.compute_dtype.itemsize > 4 and not _interpret:
-        return f"dtype {cell.compute_dtype}: a TPU has no such matmul"
     if any(jax.export.is_symbolic_dim(size) for size in inputs.xs.shape):
         return f"xs of shape {inputs.xs.shape}: it needs sizes that are known"
     if not inputs.xs.size:

@@ -51,6 +51,15 @@ def test_the_chosen_cut_fits(cell: Any, rows: int, blocks: int) -> None:
 
 
 @needs_mosaic
+def test_the_interpreter_has_one_block_by_default() -> None:
+    # Those of a cluster wait for each other, in as many threads as a machine has cores.
+    with mosaic_gpu.interpreted():
+        chosen = mosaic_gpu._chosen(rj.LSTM(512), inputs(rj.LSTM(512)), Options())
+    assert chosen is not None
+    assert chosen.blocks == 1
+
+
+@needs_mosaic
 @pytest.mark.parametrize("flags", [False, True], ids=["plain", "flags"])
 @pytest.mark.parametrize(("units", "blocks", "rows"), [(64, 1, 16), (100, 4, 32), (256, 8, 16)])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])

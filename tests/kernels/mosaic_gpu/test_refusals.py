@@ -21,6 +21,24 @@ def test_refuses_other_devices() -> None:
     assert refusal(rj.LSTM(64, **HALF)) == "it runs on an NVIDIA GPU, and the default device is a cpu"
 
 
+def test_refuses_first_what_no_device_changes() -> None:
+    assert "is more than one recurrent matmul" in str(refusal(rj.GRU(64, reset="before", **HALF)))
+    assert "it multiplies bfloat16" in str(refusal(rj.LSTM(64, param_dtype=jnp.float64)))
+
+
+def test_an_older_jax_has_no_interpreter_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "__version_info__", (0, 10, 2))
+    monkeypatch.setattr(jax, "__version__", "0.10.2")
+    with pytest.raises(NotImplementedError, match=r"^mosaic_gpu: JAX 0\.10\.2: it takes 0\.11 or later$"):
+        mosaic_gpu.interpreted().__enter__()
+
+
+@needs_mosaic
+def test_refuses_cuts_that_there_are_not() -> None:
+    with mosaic_gpu.interpreted(), mosaic_gpu.tiled(2, 32):
+        assert refusal(rj.LSTM(128)) == "128 units and 16 rows can't be cut into 2 blocks of 32 rows"
+
+
 def test_refuses_other_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     class Ampere:
         """As JAX describes it."""
