@@ -209,15 +209,23 @@ SCENARIOS: dict[str, tuple[bool, dict[str, Any]]] = {
 }
 
 
+# Why `mosaic_gpu` has no interpreter here; nothing where it has one.
+NO_MOSAIC = (
+    "" if jax.__version_info__ >= mosaic_gpu.SINCE else f"JAX {jax.__version__}: {mosaic_gpu.NAME} takes 0.11 or later"
+)
+
+
 def at_hand(kernel: str) -> contextlib.AbstractContextManager[Any]:
     """Where kernels of other devices run, in Pallas's interpreters; the others run anyway."""
-    if kernel == "mosaic_gpu" and jax.__version_info__ >= mosaic_gpu.SINCE:
+    if kernel == "mosaic_gpu" and not NO_MOSAIC:
         return mosaic_gpu.interpreted()
     return pallas_tpu.interpreted(True) if kernel == "pallas_tpu" else contextlib.nullcontext()
 
 
 def refusal(cell: Any, kernel: Any) -> str | None:
     """Why the kernel can't run the cell here, in its own words."""
+    if kernel.NAME == "mosaic_gpu" and NO_MOSAIC:
+        return NO_MOSAIC
     given = data(cell)
     with at_hand(kernel.NAME):
         reason = kernel.refuses(cell, Inputs(given.params, given.xs, given.carry), Options())

@@ -155,11 +155,10 @@ class Pass:
             zeros = jax.tree.map(jnp.zeros_like, (d_new, dy))
             (d_new, dy), held = select(keep, (d_new, dy), zeros), select(keep, zeros[0], d_new)
 
-        # What was not read has a cotangent all the same.
-        blank = jax.tree.map(lambda d, c: jnp.zeros(d.shape, c.dtype), d_new, self.inputs.carry)
-        start = jax.tree.map(lambda zeros, leaf: zeros if leaf is None else leaf, blank, start)
+        d_new = jax.tree.map(lambda d, c: d.astype(c.dtype), d_new, self.inputs.carry)
+        # What nobody reads has a cotangent all the same: it may be anything that lies over a mesh as the carry does.
+        start = jax.tree.map(lambda d, leaf: d if leaf is None else leaf, d_new, start)
         _, vjp = jax.vjp(pointwise, own, start, *self.up(pre))
-        d_new = jax.tree.map(lambda d, c: d.astype(c.dtype), d_new, start)
         d_own, d_start, *d_pre = vjp((d_new, dy))
         d_own = jax.tree.map(jnp.add, state.own, self.up(d_own))
         return Half(self.up(d_start), held, d_own, state.initial), [d.astype(self.cell.compute_dtype) for d in d_pre]

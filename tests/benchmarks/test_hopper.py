@@ -7,11 +7,9 @@ import sys
 import jax
 import pytest
 
-from recurrent_jax.kernels import mosaic_gpu
+from tests.cases import NO_MOSAIC
 
-pytestmark = pytest.mark.skipif(
-    jax.__version_info__ < mosaic_gpu.SINCE, reason=f"JAX {jax.__version__}: {mosaic_gpu.NAME} takes 0.11 or later"
-)
+pytestmark = pytest.mark.skipif(bool(NO_MOSAIC), reason=NO_MOSAIC)
 # Five turns, each of which adds one to what came back; the last but one lies behind the last.
 EXCHANGE = """
 import jax.numpy as jnp

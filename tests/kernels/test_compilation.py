@@ -1,7 +1,7 @@
 """What is compiled, how often, and where the result can go: export, other devices, a mesh."""
 
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -187,6 +187,38 @@ def test_gradient_within_shard_map_changes_nothing(kernel: str) -> None:
     # Parameters are the same on every device, so JAX itself sums their gradient over the mesh.
     sharded = on_mesh(gradient, (WHOLE, TIME_ROWS, ROWS), (WHOLE, TIME_ROWS, ROWS))
     cases.assert_close(sharded(params, xs, carry), gradient(params, xs, carry), REORDERED)
+
+
+class Lagged(NamedTuple):
+    """A carry of which nobody reads `last`."""
+
+    h: Any
+    last: Any
+
+
+class Remembering(rj.PointwiseCell):
+    """A cell that only writes a part of its carry."""
+
+    def initial_carry(self, params: Any, batch_shape: tuple[int, ...] = ()) -> Lagged:
+        """Zeros."""
+        return Lagged(*(jnp.zeros((*batch_shape, self.hidden_size), self.compute_dtype) for _ in Lagged._fields))
+
+    def pointwise(self, params: Any, carry: Lagged, z: jax.Array, r: jax.Array) -> tuple[Lagged, jax.Array]:
+        """An RNN's, which keeps its sums."""
+        h = jnp.tanh(z + r)
+        return Lagged(h, z + r), h
+
+
+@cases.over_kernels
+def test_gradient_within_shard_map_of_a_carry_that_nobody_reads(kernel: str) -> None:
+    cell = Remembering(cases.UNITS, param_dtype=jnp.float64)
+    reason = cases.refusal(cell, next(each for each in REGISTRY if kernel == each.NAME))
+    if reason:
+        pytest.skip(reason)
+    params, xs, carry = cases.data(cell)
+    gradient = lambda kernel: jax.grad(lambda *a: loss(cell, kernel, *a), argnums=(0, 1, 2))
+    sharded = on_mesh(gradient(kernel), (WHOLE, TIME_ROWS, ROWS), (WHOLE, TIME_ROWS, ROWS))
+    cases.assert_close(sharded(params, xs, carry), gradient("scan")(params, xs, carry), REORDERED)
 
 
 def test_cell_that_changes_is_not_mistaken_for_what_it_was() -> None:

@@ -8,10 +8,9 @@ import pytest
 
 from recurrent_jax.kernels import mosaic_gpu
 from recurrent_jax.kernels.contract import Inputs, Options
+from tests.cases import NO_MOSAIC
 
-needs_mosaic = pytest.mark.skipif(
-    jax.__version_info__ < mosaic_gpu.SINCE, reason=f"JAX {jax.__version__}: {mosaic_gpu.NAME} takes 0.11 or later"
-)
+needs_mosaic = pytest.mark.skipif(bool(NO_MOSAIC), reason=NO_MOSAIC)
 HALF = {"param_dtype": jnp.bfloat16}
 
 
