@@ -16,6 +16,7 @@ from benchmarks.cells import CELLS
 from benchmarks.contestants import PEERS
 from benchmarks.problem import DTYPES, GRADIENT, MEANING, MODES
 from benchmarks.suites import IMPLEMENTATIONS, SUITES, entries
+from experiments.common.interrupt import INTERRUPTED, leave, repeat_lost_interrupts
 
 
 def one_of(names: Iterable[str]) -> "argparse._ActionType":
@@ -168,7 +169,7 @@ def run(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         kept = f"The rows of all finished jobs are in {out}" if out.stat().st_size else "No job was finished."
         print(f"\nStopped. {kept}", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     left = f", {outcome.left} jobs left out for want of time" if outcome.left else ""
     print(f"{outcome.written} rows, {outcome.errors} of them without a time{left}.")
     print(f"Tables and pictures: python -m benchmarks report {out}")
@@ -255,12 +256,13 @@ def main() -> int:
     arguments = parser().parse_args()
     commands = {"run": run, "report": report, "list": lambda _: show_list(), "profile": profile, "hopper": hopper}
     try:
-        status = commands[arguments.command](arguments)
+        with repeat_lost_interrupts():
+            status = commands[arguments.command](arguments)
         sys.stdout.flush()
         return status
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
         # Whoever read the output has seen enough, `head` for one. What is left of it goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -268,4 +270,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from experiments.char_lm.config import PRESETS, Config
 from experiments.common import cli
 from experiments.common.cli import UsageError
+from experiments.common.interrupt import leave
 
 Preset = Literal["demo", "small", "large", "tiny"]
 
@@ -147,4 +148,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Union
 
 import tyro
 
+from experiments.common.interrupt import INTERRUPTED, repeat_lost_interrupts
+
 
 class UsageError(Exception):
     """A mistake of the user's; the message says what was expected and what came."""
@@ -59,16 +61,17 @@ def run(
         )
         union: Any = Union[kinds]  # noqa: UP007, its members are known at run time only
         parsed = tyro.cli(union, prog=program, description=description, args=words, config=(tyro.conf.OmitArgPrefixes,))
-        next(function for kind, function in commands.values() if type(parsed) is kind)(parsed)
+        with repeat_lost_interrupts():
+            next(function for kind, function in commands.values() if type(parsed) is kind)(parsed)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Interrupted as stop:
         print(stop, file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     return 0
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from experiments.common import cli
 from experiments.common.cli import UsageError, check_new_file
+from experiments.common.interrupt import leave
 from experiments.common.texts import check_texts, read_texts
 from experiments.sentiment.config import PRESETS, Config
 
@@ -152,4 +153,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 from experiments.common import cli
 from experiments.common.cli import UsageError, check_new_file
 from experiments.common.config import at_least, check
+from experiments.common.interrupt import leave
 from experiments.common.texts import check_texts, read_texts
 from experiments.seq2seq.config import PRESETS, Config
 
@@ -216,4 +217,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())
