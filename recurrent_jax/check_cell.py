@@ -29,9 +29,13 @@ class CellReport:
 
     def __str__(self) -> str:
         width = max(len(name) for name, _ in self.laws)
-        return "\n".join(
-            f"{name:<{width}}  {'holds' if problem is None else 'BROKEN: ' + problem}" for name, problem in self.laws
-        )
+        lines, told = [], set()
+        for name, problem in self.laws:
+            # One mistake in a cell may break most laws in the same words.
+            words = "holds" if problem is None else f"BROKEN: {'as above' if problem in told else problem}"
+            lines.append(f"{name:<{width}}  {words}")
+            told.add(problem)
+        return "\n".join(lines)
 
     __repr__ = __str__
 

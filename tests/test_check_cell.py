@@ -193,6 +193,11 @@ def test_report_prints_each_law_and_what_broke_it() -> None:
     assert rj.CellReport((("short", None),)).ok
 
 
+def test_report_tells_the_same_words_once() -> None:
+    report = rj.CellReport((("a", "no"), ("b", None), ("c", "no")))
+    assert str(report) == "a  BROKEN: no\nb  holds\nc  BROKEN: as above"
+
+
 def test_report_says_where_and_how_far() -> None:
     problem = dict(report_of(WrongSplit(3)).laws)[SPLIT]
     assert problem is not None

@@ -58,7 +58,7 @@ class Config(Training):
             kernel_fits(self),
             *shares(self, "dropout"),
             *((n, 0 < getattr(self, n) < 1, "between 0 and 1") for n in ("valid_fraction", "test_fraction")),
-            ("test_fraction", self.valid_fraction + self.test_fraction < 1, "less than 1 together with valid_fraction"),
+            ("test_fraction", self.valid_fraction + self.test_fraction < 1, "less than 1 with --valid-fraction"),
             ("dataset", self.data is None or self.dataset is None, "--data or --dataset, not both, to be given"),
         ]
 
