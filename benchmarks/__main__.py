@@ -4,6 +4,11 @@ The command line is argparse's, and `run` needs nothing beyond JAX, optax and tq
 on a bare machine with an accelerator and no network.
 """
 
+from experiments.common.interrupt import INTERRUPTED, UNREAD, is_read, last_words, stop_at_once
+
+if __name__ == "__main__":
+    stop_at_once()
+
 import argparse
 import datetime
 import os
@@ -16,7 +21,6 @@ from benchmarks.cells import CELLS
 from benchmarks.contestants import PEERS
 from benchmarks.problem import DTYPES, GRADIENT, MEANING, MODES
 from benchmarks.suites import IMPLEMENTATIONS, SUITES, entries
-from experiments.common.interrupt import INTERRUPTED, leave, repeat_lost_interrupts
 
 
 def one_of(names: Iterable[str]) -> "argparse._ActionType":
@@ -164,11 +168,16 @@ def run(arguments: argparse.Namespace) -> int:
         return 2
     print(f"{len(chosen)} jobs; rows go to {out}")
     minutes = suite.minutes if arguments.minutes is None else arguments.minutes
-    try:
-        outcome = Run(arguments.suite, chosen, arguments.seconds or suite.seconds, minutes).measure(out)
-    except KeyboardInterrupt:
+
+    def stopped() -> str:
         kept = f"The rows of all finished jobs are in {out}" if out.stat().st_size else "No job was finished."
-        print(f"\nStopped. {kept}", file=sys.stderr)
+        return f"Stopped. {kept}"
+
+    try:
+        with last_words(stopped):
+            outcome = Run(arguments.suite, chosen, arguments.seconds or suite.seconds, minutes).measure(out)
+    except KeyboardInterrupt:
+        print(f"\n{stopped()}", file=sys.stderr)
         return INTERRUPTED
     left = f", {outcome.left} jobs left out for want of time" if outcome.left else ""
     print(f"{outcome.written} rows, {outcome.errors} of them without a time{left}.")
@@ -253,21 +262,18 @@ def hopper(arguments: argparse.Namespace) -> int:
 
 def main() -> int:
     """Parses the command line and runs the command."""
-    arguments = parser().parse_args()
     commands = {"run": run, "report": report, "list": lambda _: show_list(), "profile": profile, "hopper": hopper}
     try:
-        with repeat_lost_interrupts():
-            status = commands[arguments.command](arguments)
-        sys.stdout.flush()
-        return status
+        arguments = parser().parse_args()
+        status = commands[arguments.command](arguments)
+        return status if is_read() else UNREAD
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read the output has seen enough, `head` for one. What is left of it goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        is_read()
+        return UNREAD
 
 
 if __name__ == "__main__":
-    leave(main())
+    sys.exit(main())

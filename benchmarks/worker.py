@@ -41,22 +41,25 @@ def serve(connection: Connection, name: str) -> None:
                 program = None  # frees the one before it
                 gc.collect()
                 program = contestants.load(name).build(*arguments)
-                reply: Any = None
+                reply: tuple[str, Any] = "ok", None
             elif request == "module":
                 function, *rest = arguments
                 module = contestants.load(name).__module__
-                reply = getattr(__import__(module, fromlist=[""]), function)(*rest)
+                reply = "ok", getattr(__import__(module, fromlist=[""]), function)(*rest)
             elif request == "contestant":
-                reply = getattr(contestants.load(name), arguments[0])
+                reply = "ok", getattr(contestants.load(name), arguments[0])
             else:
                 assert program is not None
                 attribute = getattr(program, request)
-                reply = attribute(*arguments) if callable(attribute) else attribute
-            connection.send(("ok", reply))
+                reply = "ok", attribute(*arguments) if callable(attribute) else attribute
         except Refused as error:
-            connection.send(("refused", str(error)))
+            reply = "refused", str(error)
         except Exception as error:  # whatever a framework raises becomes a row
-            connection.send(("error", f"{type(error).__name__}: {error}"))
+            reply = "error", f"{type(error).__name__}: {error}"
+        try:
+            connection.send(reply)
+        except OSError:  # the parent has ended in the meantime
+            return
 
 
 class Remote:

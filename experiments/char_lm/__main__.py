@@ -1,5 +1,10 @@
 """`python -m experiments.char_lm train|evaluate|sample --workdir DIR`."""
 
+from experiments.common.interrupt import stop_at_once
+
+if __name__ == "__main__":
+    stop_at_once()
+
 import dataclasses
 import json
 import pathlib
@@ -9,7 +14,6 @@ from typing import Any, Literal
 from experiments.char_lm.config import PRESETS, Config
 from experiments.common import cli
 from experiments.common.cli import UsageError
-from experiments.common.interrupt import leave
 
 Preset = Literal["demo", "small", "large", "tiny"]
 
@@ -148,4 +152,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    leave(main())
+    sys.exit(main())

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Union
 
 import tyro
 
-from experiments.common.interrupt import INTERRUPTED, repeat_lost_interrupts
+from experiments.common.interrupt import INTERRUPTED, UNREAD, is_read, outlive_reader
 
 
 class UsageError(Exception):
@@ -45,34 +45,47 @@ def run(
       argv: the words behind the program's name; None takes those of this process.
 
     Returns:
-      The exit status: 0, 2 after a mistake of the user's, 130 after Ctrl-C.
+      The exit status: 0, 2 after a mistake of the user's, 130 after Ctrl-C, 141 where nobody reads stdout.
     """
     words = sys.argv[1:] if argv is None else argv
-    try:
-        preset = _preset(words, presets) if words[:1] == ["train"] else next(iter(presets))
-        kinds = tuple(
-            Annotated[
-                kind,
-                tyro.conf.subcommand(
-                    name=name, default=_defaults(name, kind, preset, presets), description=kind.__doc__
-                ),
-            ]
-            for name, (kind, _) in commands.items()
-        )
-        union: Any = Union[kinds]  # noqa: UP007, its members are known at run time only
-        parsed = tyro.cli(union, prog=program, description=description, args=words, config=(tyro.conf.OmitArgPrefixes,))
-        with repeat_lost_interrupts():
+    with outlive_reader():
+        try:
+            parsed = _parse(program, description, commands, presets, words)
             next(function for kind, function in commands.values() if type(parsed) is kind)(parsed)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except Interrupted as stop:
-        print(stop, file=sys.stderr)
-        return INTERRUPTED
-    except KeyboardInterrupt:
-        print("\nStopped.", file=sys.stderr)
-        return INTERRUPTED
-    return 0
+            return 0 if is_read() else UNREAD
+        except UsageError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except Interrupted as stop:
+            print(stop, file=sys.stderr)
+            is_read()
+            return INTERRUPTED
+        except KeyboardInterrupt:
+            print("\nStopped.", file=sys.stderr)
+            return INTERRUPTED
+        except BrokenPipeError:
+            is_read()
+            return UNREAD
+
+
+def _parse(
+    program: str,
+    description: str,
+    commands: Mapping[str, tuple[Any, Callable[[Any], None]]],
+    presets: Mapping[str, Any],
+    words: list[str],
+) -> Any:
+    """The options of the subcommand that was given: its dataclass, filled in."""
+    preset = _preset(words, presets) if words[:1] == ["train"] else next(iter(presets))
+    kinds = tuple(
+        Annotated[
+            kind,
+            tyro.conf.subcommand(name=name, default=_defaults(name, kind, preset, presets), description=kind.__doc__),
+        ]
+        for name, (kind, _) in commands.items()
+    )
+    union: Any = Union[kinds]  # noqa: UP007, its members are known at run time only
+    return tyro.cli(union, prog=program, description=description, args=words, config=(tyro.conf.OmitArgPrefixes,))
 
 
 def _defaults(name: str, kind: Any, preset: str, presets: Mapping[str, Any]) -> Any:

@@ -1,76 +1,128 @@
-"""Ctrl-C: never lost, where asked for at the end of a step, and a clean end of the process."""
+"""Ctrl-C: at once, or, where work would be lost, as soon as it is saved.
+
+Nothing heavy is imported here, so that a program can take this in before all else.
+"""
 
 import contextlib
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any, NoReturn
 
-# The exit status after Ctrl-C, by the custom of shells.
-INTERRUPTED = 130
+# The exit status after Ctrl-C, and where nobody reads the output, by the custom of shells.
+INTERRUPTED, UNREAD = 130, 141
+# Seconds within which two signals are one Ctrl-C: whoever starts a program may hand it on, and the terminal sends its
+# own.
+ONE = 0.3
+
+
+def stop_at_once() -> None:
+    """Lets Ctrl-C end this process from now on, by its first signal and wherever it is.
+
+    KeyboardInterrupt, which Python would raise, does not: it is dropped where an object is freed, in a callback of the
+    garbage collector, of which JAX has one, and by `except: pass`; compiled code that is imported, and JAX that is torn
+    down while it compiles in another thread, crash of it. What is on disk has to be sound at any time all the same,
+    since a process may be killed.
+    """
+    # Behind a shell's `&` it is ignored, and stays so.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _Stop(lambda: "Stopped."))
 
 
 @contextlib.contextmanager
-def repeat_lost_interrupts() -> Iterator[None]:
-    """Raises KeyboardInterrupt again where Python drops it.
-
-    One that arrives while an object is freed, or in a callback of the garbage collector, of which JAX has one, has
-    nobody to go to: Python prints it and goes on. Here it is not printed, and comes back a moment later, by a timer
-    and not by a thread, since a lock may be held.
-    """
-
-    def again(lost: Any) -> None:
-        if issubclass(lost.exc_type, KeyboardInterrupt):
-            signal.setitimer(signal.ITIMER_REAL, 0.01)
-        else:
-            hook(lost)
-
-    if threading.current_thread() is not threading.main_thread():
+def last_words(words: Callable[[], str]) -> Iterator[None]:
+    """What Ctrl-C says here, where it stops at once."""
+    before = signal.getsignal(signal.SIGINT)
+    if not isinstance(before, _Stop):
         yield
         return
-    hook, sys.unraisablehook = sys.unraisablehook, again
-    handler = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, _Stop(words))
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, handler)
-        sys.unraisablehook = hook
+        signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager
 def catch_interrupts() -> Iterator[Callable[[], bool]]:
-    """Yields a function that says whether Ctrl-C (or SIGTERM) came; a second one stops at once."""
-    came = threading.Event()
+    """Yields a function that says whether Ctrl-C (or SIGTERM) came; a second one does what the first one would do."""
+    came: list[float] = []
 
-    def note(number: int, frame: Any) -> None:
-        if came.is_set():
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(time.monotonic())
+        if len(came) == 1:
+            _write("\nStopping as soon as this step is saved; once more stops at once.\n")
+        elif came[-1] - came[0] > ONE:
+            stop = before[signal.SIGINT]
+            if callable(stop):
+                stop(number, frame)
             raise KeyboardInterrupt
-        came.set()
 
     if threading.current_thread() is not threading.main_thread():
-        yield came.is_set
+        yield lambda: False
         return
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield came.is_set
+        yield lambda: bool(came)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def leave(status: int) -> NoReturn:
-    """Ends the process.
+def outlive_reader() -> contextlib.AbstractContextManager[Any]:
+    """Within it stderr, with its bars, may lose its reader: Ctrl-C ends `tee` as well, before the work is saved."""
+    return contextlib.redirect_stderr(_Unread(sys.stderr))
 
-    Ctrl-C does not stop the threads that JAX compiles in, and tearing JAX down around one of them crashes the process;
-    so after Ctrl-C nothing is torn down.
-    """
-    if status == INTERRUPTED:
-        # Ctrl-C reaches who reads the output, too.
-        with contextlib.suppress(BrokenPipeError):
+
+def is_read() -> bool:
+    """Flushes stdout; says whether anybody reads it. Where nobody does, as behind `| head`, the rest goes nowhere."""
+    try:
+        if sys.stdout is not None:
             sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(status)
-    sys.exit(status)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
+
+
+class _Stop:
+    """A handler of a signal that ends the process."""
+
+    def __init__(self, words: Callable[[], str]) -> None:
+        self._words = words
+
+    def __call__(self, number: int, frame: FrameType | None) -> NoReturn:
+        with contextlib.suppress(Exception):
+            _write(f"\n{self._words()}\n")
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+        os._exit(INTERRUPTED)
+
+
+class _Unread:
+    """A text stream that may lose its reader."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(BrokenPipeError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            self._stream.flush()
+
+
+def _write(text: str) -> None:
+    """To stderr, within a signal: past the buffer that may be in use."""
+    with contextlib.suppress(OSError):
+        os.write(2, text.encode())

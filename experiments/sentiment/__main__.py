@@ -1,5 +1,10 @@
 """`python -m experiments.sentiment train|evaluate|predict --workdir DIR`."""
 
+from experiments.common.interrupt import stop_at_once
+
+if __name__ == "__main__":
+    stop_at_once()
+
 import dataclasses
 import json
 import pathlib
@@ -8,7 +13,6 @@ from typing import TYPE_CHECKING, Literal
 
 from experiments.common import cli
 from experiments.common.cli import UsageError, check_new_file
-from experiments.common.interrupt import leave
 from experiments.common.texts import check_texts, read_texts
 from experiments.sentiment.config import PRESETS, Config
 
@@ -153,4 +157,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    leave(main())
+    sys.exit(main())

@@ -1,5 +1,10 @@
 """`python -m experiments.seq2seq train|evaluate|translate --workdir DIR`."""
 
+from experiments.common.interrupt import stop_at_once
+
+if __name__ == "__main__":
+    stop_at_once()
+
 import dataclasses
 import json
 import pathlib
@@ -9,7 +14,6 @@ from typing import Any, Literal, NamedTuple
 from experiments.common import cli
 from experiments.common.cli import UsageError, check_new_file
 from experiments.common.config import at_least, check
-from experiments.common.interrupt import leave
 from experiments.common.texts import check_texts, read_texts
 from experiments.seq2seq.config import PRESETS, Config
 
@@ -217,4 +221,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    leave(main())
+    sys.exit(main())

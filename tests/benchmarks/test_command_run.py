@@ -162,11 +162,12 @@ def test_run_of_nothing_says_why(command: Command, fake: type[Fake], capsys: pyt
 # The device's limits take longer to measure than the rest. Where these tests run under a shell's `&`, the signal of
 # Ctrl-C is ignored, and that is inherited.
 SMALL_LIMITS = """
-import signal
+import signal, sys
 from benchmarks import __main__, limits
 signal.signal(signal.SIGINT, signal.default_int_handler)
+__main__.stop_at_once()
 limits.SIZES, limits.COPY_BYTES = {"cpu": (64,), "gpu": ()}, (2**20,)
-__main__.leave(__main__.main())
+sys.exit(__main__.main())
 """
 
 

@@ -145,6 +145,16 @@ def test_interrupt_does_not_end_the_process(remote: Remote) -> None:
     assert remote.process.poll() is None
 
 
+def test_process_ends_in_silence_where_its_parent_ends_first(remote: Remote, capfd: pytest.CaptureFixture[str]) -> None:
+    remote.build(job("long"), draw(job(), 2))
+    connection = remote.connection
+    assert connection is not None
+    connection.send(("time", (1,)))
+    connection.close()
+    assert remote.process.wait(60) == 0
+    assert capfd.readouterr().err == ""
+
+
 @pytest.fixture(scope="module")
 def pytorch() -> Iterator[Remote]:
     """PyTorch, whose import takes seconds."""

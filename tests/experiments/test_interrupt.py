@@ -1,27 +1,33 @@
-"""Ctrl-C where Python drops what it raises, and the end of a process behind it."""
+"""Ctrl-C wherever it comes, and readers that have gone."""
 
-import gc
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from experiments.common.interrupt import INTERRUPTED, repeat_lost_interrupts
+from experiments.common.interrupt import ONE, catch_interrupts, is_read, last_words, outlive_reader, stop_at_once
 
+# A program that presses Ctrl-C.
+PRESS = """
+import contextlib, gc, os, signal, sys
+from experiments.common.interrupt import *
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+stop_at_once()
+
+def press(*_):
+    os.kill(os.getpid(), signal.SIGINT)
 
 class Freed:
-    """Calls a function while it is freed."""
+    __del__ = press
 
-    def __init__(self, function: Callable[[], Any]) -> None:
-        self.function = function
-
-    def __del__(self) -> None:
-        self.function()
+print("said")
+"""
 
 
 def ctrl_c() -> None:
@@ -29,77 +35,123 @@ def ctrl_c() -> None:
 
 
 @pytest.fixture(autouse=True)
-def interruptible() -> Iterator[None]:
-    """Ctrl-C raises also where a shell's `&` has it ignored."""
+def ctrl_c_is_heard() -> Iterator[None]:
+    """It raises, also where a shell's `&` has it ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
-def lost_in_a_destructor() -> None:
-    Freed(ctrl_c)
+def program(code: str, **options: Any) -> "subprocess.CompletedProcess[str]":
+    """A program that presses Ctrl-C; what it prints waits until it is flushed."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": ""}
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    return subprocess.run([sys.executable, "-c", PRESS + code], env=environment, text=True, timeout=60, **streams)
 
 
-def lost_in_a_callback_of_the_collector() -> None:
-    def callback(phase: str, info: Any) -> None:
-        gc.callbacks.remove(callback)
-        ctrl_c()
-
-    gc.callbacks.append(callback)
-    gc.collect()
-
-
-def lost_twice() -> None:
-    """The one that comes back finds an object that is being freed, too."""
-    Freed(lambda: (Freed(ctrl_c), time.sleep(0.1)))
-
-
-def begin_and_wait(lose: Callable[[], None]) -> None:
-    with repeat_lost_interrupts():
-        lose()
-        # Ends as soon as an interrupt is here.
-        time.sleep(30)
-
-
-@pytest.mark.parametrize("lose", [lost_in_a_destructor, lost_in_a_callback_of_the_collector, lost_twice])
-def test_lost_interrupt_comes_back(lose: Callable[[], None], capsys: pytest.CaptureFixture[str]) -> None:
-    hook = sys.unraisablehook
-    with pytest.raises(KeyboardInterrupt):
-        begin_and_wait(lose)
-    assert capsys.readouterr().err == ""
-    assert sys.unraisablehook is hook
-    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
-
-
-def test_other_exceptions_that_are_lost_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[Any] = []
-    monkeypatch.setattr(sys, "unraisablehook", lambda lost: told.append(lost.exc_type))
-    with repeat_lost_interrupts():
-        Freed(lambda: 1 / 0)
-    assert told == [ZeroDivisionError]
-
-
-# Whether anything is torn down shows in a function that is called at the end.
-LEAVE = "import atexit, sys; from experiments.common.interrupt import leave; atexit.register(print, 'torn down'); "
-LEAVE += "print('said'); leave(int(sys.argv[1]))"
+@pytest.fixture
+def nobody() -> Iterator[int]:
+    """The end of a pipe that nobody reads."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    yield writer
+    os.close(writer)
 
 
 @pytest.mark.parametrize(
-    ("status", "said"), [(0, "said\ntorn down\n"), (2, "said\ntorn down\n"), (INTERRUPTED, "said\n")]
+    "code",
+    [
+        "press()",
+        "Freed()",
+        "gc.callbacks.append(press); gc.collect()",
+        "with contextlib.suppress(BaseException): press()",
+        "import atexit; atexit.register(press)",
+    ],
 )
-def test_leave_tears_nothing_down_behind_an_interrupt(status: int, said: str) -> None:
-    process = subprocess.run([sys.executable, "-c", LEAVE, str(status)], capture_output=True, text=True)
-    assert (process.returncode, process.stdout, process.stderr) == (status, said, "")
+def test_interrupt_ends_the_process_wherever_it_comes(code: str) -> None:
+    process = program(code + "\nprint('goes on')" * ("atexit" not in code))
+    assert (process.returncode, process.stdout, process.stderr) == (130, "said\n", "\nStopped.\n")
 
 
-def test_leave_behind_an_interrupt_needs_no_reader() -> None:
-    reader, writer = os.pipe()
-    os.close(reader)
-    process = subprocess.run(
-        [sys.executable, "-c", LEAVE, str(INTERRUPTED)],
-        env={**os.environ, "PYTHONUNBUFFERED": ""},  # what is printed waits for `leave`
-        stdout=writer,
-        stderr=subprocess.PIPE,
-    )
-    os.close(writer)
-    assert (process.returncode, process.stderr) == (INTERRUPTED, b"")
+def test_last_words_are_those_of_the_moment() -> None:
+    within = program("with last_words(lambda: 'Half of it is done.'): press()")
+    assert (within.returncode, within.stderr) == (130, "\nHalf of it is done.\n")
+    behind = program("with last_words(lambda: 'Half of it is done.'): pass\npress()")
+    assert (behind.returncode, behind.stderr) == (130, "\nStopped.\n")
+    broken = program("with last_words(lambda: 1 / 0): press()")
+    assert (broken.returncode, broken.stderr) == (130, "")
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_interrupt_needs_no_reader(stream: str, nobody: int) -> None:
+    assert program("press()", **{stream: nobody}).returncode == 130
+
+
+def test_interrupt_needs_no_stdout() -> None:
+    process = program("sys.stdout = None; press()")
+    assert (process.returncode, process.stderr) == (130, "\nStopped.\n")
+
+
+def test_what_is_ignored_stays_so() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    stop_at_once()
+    with last_words(lambda: "never"):
+        ctrl_c()
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_without_stop_at_once_it_raises() -> None:
+    def press() -> None:
+        with last_words(lambda: "never"):
+            ctrl_c()
+
+    with pytest.raises(KeyboardInterrupt):
+        press()
+
+
+def test_two_signals_of_one_moment_are_one(capfd: pytest.CaptureFixture[str]) -> None:
+    with catch_interrupts() as came:
+        assert not came()
+        ctrl_c()
+        ctrl_c()
+        assert came()
+    assert capfd.readouterr().err == "\nStopping as soon as this step is saved; once more stops at once.\n"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_second_one_does_what_the_first_one_would_do() -> None:
+    def twice() -> None:
+        with catch_interrupts():
+            ctrl_c()
+            time.sleep(ONE + 0.05)
+            ctrl_c()
+
+    with pytest.raises(KeyboardInterrupt):
+        twice()
+    process = program(f"import time\nwith catch_interrupts():\n    press(); time.sleep({ONE} + 0.05); Freed()\n")
+    assert process.returncode == 130
+    assert process.stderr.endswith("once more stops at once.\n\nStopped.\n")
+
+
+def test_stderr_may_lose_its_reader(nobody: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open(nobody, "w", closefd=False) as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        with outlive_reader():
+            print("a bar", file=sys.stderr, flush=True)
+            assert not sys.stderr.isatty()
+        assert sys.stderr is stream
+        with pytest.raises(BrokenPipeError):
+            print("a bar", file=sys.stderr, flush=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), nobody)
+
+
+def test_stdout_that_nobody_reads_is_noticed_once(nobody: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert is_read()
+    with open(nobody, "w", closefd=False) as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        print("text")
+        assert not is_read()
+        # The rest goes nowhere, and that without an error.
+        assert is_read()
+    monkeypatch.setattr(sys, "stdout", None)
+    assert is_read()

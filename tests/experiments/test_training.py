@@ -4,6 +4,7 @@ import dataclasses
 import os
 import pathlib
 import signal
+import sys
 from typing import Any
 
 import grain
@@ -16,6 +17,7 @@ import pytest
 from experiments.common.checkpoint import Checkpoints
 from experiments.common.cli import Interrupted, UsageError
 from experiments.common.config import Training
+from experiments.common.interrupt import outlive_reader
 from experiments.common.losses import cross_entropy
 from experiments.common.training import Task, train
 from experiments.common.workdir import read_metrics, restore_kept
@@ -134,6 +136,26 @@ def test_interrupted_training_goes_on_to_the_same_end(tmp_path: pathlib.Path, st
     assert (parts["x"] == whole["x"]).all()
     assert read_metrics(tmp_path / "parts") == read_metrics(tmp_path / "whole")
     assert restored(tmp_path / "parts")[0] == restored(tmp_path / "whole")[0]
+
+
+def test_interrupt_that_ends_the_reader_of_the_bars_too_saves(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(params: Any, watch: Any) -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGINT)
+        watch(1)
+        return {"loss": 1.0}
+
+    # As in `train 2>&1 | tee log`.
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as nobody:
+        monkeypatch.setattr(sys, "stderr", nobody)
+        with outlive_reader(), pytest.raises(Interrupted):
+            train(dataclasses.replace(task(), measure=measure), tmp_path)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), writer)
+    assert restored(tmp_path)[0] == 3
+    assert [row["step"] for row in read_metrics(tmp_path) if row["split"] == "valid"] == [3]
 
 
 def test_carry_is_handed_from_step_to_step(tmp_path: pathlib.Path) -> None:
