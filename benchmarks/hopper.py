@@ -124,17 +124,18 @@ def neighbour(blocks: int) -> Kernel:
 
 def grid(blocks: int) -> Kernel:
     """So many blocks, one on each processor, signal and wait."""
-    scratch = {"met": plgpu.SemaphoreType.REGULAR}
 
     def body(turns: int, x: Any, out: Any, own: Any) -> None:
+        met = pl.get_global(plgpu.SemaphoreType.REGULAR)  # one of all blocks, where scratch would be one of each
+
         def turn(number: Any, _: Any) -> None:
-            pl.semaphore_signal(own["met"])
-            pl.semaphore_wait(own["met"], (number + 1) * blocks, decrement=False)
+            pl.semaphore_signal(met)
+            pl.semaphore_wait(met, (number + 1) * blocks, decrement=False)
 
         lax.fori_loop(0, turns, turn, None)
         out[...] = x[...] + turns
 
-    return _kernel(body, (128,), jnp.float32, scratch, 1, blocks)
+    return _kernel(body, (128,), jnp.float32, {}, 1, blocks)
 
 
 def _kernel(

@@ -34,8 +34,11 @@ def layer(name: str, options: dict[str, Any], job: Job, problem: Problem) -> Lay
         raise Refused(f"mode {STEP} is measured as {' and '.join(STEPS)}, the other modes as kernels")
     if job.mode == FORWARD and "checkpoint_every" in options:
         raise Refused("forward alone stores nothing, so there is nothing to compute again")
-    for kernel, reason in rj.explain(cell, params, jnp.asarray(problem.xs)).verdicts:
-        if kernel == options.get("implementation") and reason is not None:
+    kernel = options.get("implementation")
+    if kernel is not None:
+        # By its name, which some kernels want to be asked for by.
+        explanation = rj.explain(cell, params, jnp.asarray(problem.xs), implementation=(kernel, "scan"))
+        if (reason := dict(explanation.verdicts)[kernel]) is not None:
             raise Refused(reason)
     return Layer(
         params=params,

@@ -79,8 +79,8 @@ def _unrolled(args: tuple[Any, Array, LSTMCarry], reverse: bool) -> Outputs:
     # From the last step to the first: the same sequence the other way round.
     ordered = lambda array: jnp.flip(array, 0) if reverse else array
     ys, h, c = _library().lstm(
-        ordered(xs).reshape(steps, rows, features).swapaxes(0, 1),
-        *(leaf.reshape(1, rows, units) for leaf in carry),
+        _as_it_lies(ordered(xs).reshape(steps, rows, features).swapaxes(0, 1)),
+        *(_as_it_lies(leaf.reshape(1, rows, units)) for leaf in carry),
         weights,
         jnp.full((rows,), steps, jnp.int32),
         input_size=features,
@@ -89,5 +89,14 @@ def _unrolled(args: tuple[Any, Array, LSTMCarry], reverse: bool) -> Outputs:
         dropout=0.0,
         bidirectional=False,
     )
+    ys, h, c = map(_as_it_lies, (ys, h, c))
     last = LSTMCarry(*(leaf.reshape(*batch, units) for leaf in (h, c)))
     return Outputs(last, ordered(ys.swapaxes(0, 1).reshape(steps, *batch, units)))
+
+
+def _as_it_lies(array: Array) -> Array:
+    """The array, its last axis next to each other in memory.
+
+    JAX's call of cuDNN does not tell XLA so, which then leaves it to the call to read what was transposed.
+    """
+    return jax.lax.optimization_barrier(array.ravel()).reshape(array.shape)

@@ -182,24 +182,25 @@ class Block:
 def meet(cluster: Any, fenced: bool) -> None:
     """Waits for the other blocks of the cluster; `fenced`, what they have copied to global memory can be fetched then.
 
-    PTX orders the barrier's arrival only within a block, and copies only within one block's own.
+    PTX orders the barrier's arrival only within a block. Copies are ordered by waiting for them, which the block has
+    done: their end is a fence of their own between what they write and what follows.
     """
     if fenced:
-        _fence("fence.proxy.async.global; fence.acq_rel.cluster;")
+        _fence()
     plgpu.barrier_arrive(cluster)
     plgpu.barrier_wait(cluster)
     if fenced:
-        _fence("fence.acq_rel.cluster; fence.proxy.async.global;")
+        _fence()
 
 
-def _fence(instructions: str) -> None:
+def _fence() -> None:
     """What Pallas has no name for; its interpreter neither."""
     from jaxlib.mlir import ir
     from jaxlib.mlir.dialects import llvm
 
     @plgpu.inline_mgpu()
     def inline(_: Any) -> None:
-        llvm.inline_asm(ir.Type.parse("!llvm.void"), [], instructions, "", has_side_effects=True)
+        llvm.inline_asm(ir.Type.parse("!llvm.void"), [], "fence.acq_rel.cluster;", "", has_side_effects=True)
 
     inline()
 
