@@ -4,7 +4,7 @@ The command line is argparse's, and `run` needs nothing beyond JAX, optax and tq
 on a bare machine with an accelerator and no network.
 """
 
-from experiments.common.interrupt import INTERRUPTED, UNREAD, is_read, last_words, stop_at_once
+from experiments.common.interrupt import INTERRUPTED, exit_status, last_words, stop_at_once
 
 if __name__ == "__main__":
     stop_at_once()
@@ -263,16 +263,12 @@ def hopper(arguments: argparse.Namespace) -> int:
 def main() -> int:
     """Parses the command line and runs the command."""
     commands = {"run": run, "report": report, "list": lambda _: show_list(), "profile": profile, "hopper": hopper}
-    try:
+
+    def command() -> int:
         arguments = parser().parse_args()
-        status = commands[arguments.command](arguments)
-        return status if is_read() else UNREAD
-    except KeyboardInterrupt:
-        print("\nStopped.", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:
-        is_read()
-        return UNREAD
+        return commands[arguments.command](arguments)
+
+    return exit_status(command)
 
 
 if __name__ == "__main__":

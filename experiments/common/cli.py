@@ -8,7 +8,7 @@ from typing import Annotated, Any, Union
 
 import tyro
 
-from experiments.common.interrupt import INTERRUPTED, UNREAD, is_read, outlive_reader
+from experiments.common.interrupt import INTERRUPTED, exit_status, outlive_reader
 
 
 class UsageError(Exception):
@@ -48,24 +48,21 @@ def run(
       The exit status: 0, 2 after a mistake of the user's, 130 after Ctrl-C, 141 where nobody reads stdout.
     """
     words = sys.argv[1:] if argv is None else argv
-    with outlive_reader():
+
+    def command() -> int:
         try:
             parsed = _parse(program, description, commands, presets, words)
             next(function for kind, function in commands.values() if type(parsed) is kind)(parsed)
-            return 0 if is_read() else UNREAD
+            return 0
         except UsageError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
         except Interrupted as stop:
             print(stop, file=sys.stderr)
-            is_read()
             return INTERRUPTED
-        except KeyboardInterrupt:
-            print("\nStopped.", file=sys.stderr)
-            return INTERRUPTED
-        except BrokenPipeError:
-            is_read()
-            return UNREAD
+
+    with outlive_reader():
+        return exit_status(command)
 
 
 def _parse(

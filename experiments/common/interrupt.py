@@ -89,6 +89,19 @@ def is_read() -> bool:
     return True
 
 
+def exit_status(command: Callable[[], int]) -> int:
+    """Runs a command: the status that it gives, that of Ctrl-C, or of a success that nobody read to its end."""
+    try:
+        status = command()
+        return status if is_read() or status else UNREAD
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        is_read()
+        return UNREAD
+
+
 class _Stop:
     """A handler of a signal that ends the process."""
 

@@ -10,7 +10,15 @@ from typing import Any
 
 import pytest
 
-from experiments.common.interrupt import ONE, catch_interrupts, is_read, last_words, outlive_reader, stop_at_once
+from experiments.common.interrupt import (
+    ONE,
+    catch_interrupts,
+    exit_status,
+    is_read,
+    last_words,
+    outlive_reader,
+    stop_at_once,
+)
 
 # A program that presses Ctrl-C.
 PRESS = """
@@ -155,3 +163,26 @@ def test_stdout_that_nobody_reads_is_noticed_once(nobody: int, monkeypatch: pyte
         assert is_read()
     monkeypatch.setattr(sys, "stdout", None)
     assert is_read()
+
+
+def interrupted() -> int:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("command", "status"), [(lambda: 0, 0), (lambda: 2, 2), (interrupted, 130)])
+def test_exit_status_is_that_of_the_command(command: Any, status: int) -> None:
+    assert exit_status(command) == status
+
+
+@pytest.mark.parametrize(("given", "status"), [(0, 141), (130, 130)])
+@pytest.mark.parametrize("flush", [False, True], ids=["at the end", "at once"])
+def test_exit_status_of_what_nobody_reads(
+    given: int, status: int, flush: bool, nobody: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def command() -> int:
+        print("text", flush=flush)
+        return given
+
+    with open(nobody, "w", closefd=False) as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert exit_status(command) == (141 if flush else status)
