@@ -13,8 +13,9 @@ import json
 import pathlib
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -177,11 +178,11 @@ def constants(processors: int) -> dict[str, Kernel]:
     }
 
 
-def seconds_of_a_turn(kernel: Any) -> float:
-    """By the difference between many turns and few."""
+def seconds_of_a_turn(kernel: Any, run: Mapping[int, Future[Any]]) -> float:
+    """By the difference between many turns and few, each compiled."""
     given = jnp.zeros(kernel.given.shape, kernel.given.dtype)
-    run = {turns: jax.jit(kernel(turns)).lower(given).compile() for turns in (FEW, MANY)}
-    return (_seconds(lambda: run[MANY](given)) - _seconds(lambda: run[FEW](given))) / (MANY - FEW)
+    many, few = (_seconds(functools.partial(run[turns].result(), given)) for turns in (MANY, FEW))
+    return (many - few) / (MANY - FEW)
 
 
 def _seconds(call: Callable[[], Any]) -> float:
@@ -205,12 +206,12 @@ def layer(kind: Any, units: int, rows: int) -> tuple[Any, Inputs]:
 
 def expected_cycles(cut: tiling.Tiling, rows: int) -> float:
     """Of a step, on this GPU or on one of the usual size."""
-    return tiling.cycles(cut, rows, getattr(jax.devices()[0], "core_count", tiling.PROCESSORS), itemsize=2)
+    return tiling.cycles(cut, rows, mosaic_kernel.processors())
 
 
 def fastest(cell: Any, inputs: Inputs) -> list[tiling.Tiling]:
     """The cuts that are expected to be fast, the fastest first."""
-    return sorted(fitting(cell, inputs, Options()), key=lambda cut: expected_cycles(cut, inputs.xs.shape[1]))[:4]
+    return sorted(fitting(cell, inputs, Options()), key=lambda cut: expected_cycles(cut, inputs.xs.shape[1]))[:3]
 
 
 def gradient(cell: Any, inputs: Inputs) -> Any:
@@ -220,18 +221,26 @@ def gradient(cell: Any, inputs: Inputs) -> Any:
     return jax.jit(jax.grad(lambda params, xs: jnp.sum(run(params, xs).ys.astype(jnp.float32)), (0, 1)))
 
 
-def cuts(cell: Any, inputs: Inputs) -> Iterator[dict[str, Any]]:
-    """The time of a step of a gradient, by cuts."""
-    rows = inputs.xs.shape[1]
+class Cut(NamedTuple):
+    """A layer cut in one way, and its gradient, compiled."""
+
+    row: dict[str, Any]
+    arguments: tuple[Any, ...]
+    compiled: Future[Any]
+
+    def time(self) -> dict[str, Any]:
+        """The time of a step."""
+        return {"step_s": _seconds(functools.partial(self.compiled.result(), *self.arguments)) / STEPS}
+
+
+def cuts(cell: Any, inputs: Inputs, pool: Executor) -> Iterator[Cut]:
+    """The cuts of a layer; their code is made in other threads."""
+    rows, arguments = inputs.xs.shape[1], (inputs.params, inputs.xs)
     for cut in fastest(cell, inputs):
-        expected = expected_cycles(cut, rows)
-        row = {"cell": str(cell), "B": rows, "blocks": cut.blocks, "rows": cut.rows, "expected_cycles": expected}
-        try:
-            with tiled(cut.blocks, cut.rows):
-                compiled = gradient(cell, inputs).lower(inputs.params, inputs.xs).compile()
-            yield row | {"step_s": _seconds(functools.partial(compiled, inputs.params, inputs.xs)) / STEPS}
-        except Exception as error:
-            yield row | {"error": f"{type(error).__name__}: {error}"[:500]}
+        row = {"cell": str(cell), "B": rows, "blocks": cut.blocks, "rows": cut.rows, "direct": cut.direct}
+        with tiled(cut.blocks, cut.rows):
+            lowered = gradient(cell, inputs).lower(*arguments)
+        yield Cut(row | {"expected_cycles": expected_cycles(cut, rows)}, arguments, pool.submit(lowered.compile))
 
 
 def measure(out: pathlib.Path, minutes: float) -> int:
@@ -252,32 +261,36 @@ def measure(out: pathlib.Path, minutes: float) -> int:
         )
         out.write_text(json.dumps(found, indent=1) + "\n")
 
-    def each() -> Iterator[tuple[str, dict[str, Any]]]:
-        """What hangs or ends the process if anything does comes last."""
-        known = constants(jax.devices()[0].core_count)
-        last = [name for name in known if name.startswith(("neighbour", "grid"))]
-        for name in (name for name in known if name not in last):
-            yield "constants", _constant(name, known[name])
-        for kind, units, rows in LAYERS:
-            for row in cuts(*layer(kind, units, rows)):
-                yield "cuts", row
-        for name in last:
-            yield "constants", _constant(name, known[name])
+    def attempt(part: str, row: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> None:
+        """One row; what can't be measured says why."""
+        try:
+            keep(part, row | measure())
+        except Exception as error:
+            keep(part, row | {"error": f"{type(error).__name__}: {error}"[:500]})
 
-    for part, row in each():
-        keep(part, row)
+    def turn(name: str) -> dict[str, Any]:
+        return {"turn_s": seconds_of_a_turn(known[name], compiled[name])}
+
+    known = constants(jax.devices()[0].core_count)
+    # What hangs or ends the process if anything does comes last.
+    last = [name for name in known if name.startswith(("neighbour", "grid"))]
+    with ThreadPoolExecutor() as pool:
+        compiled = {
+            name: {turns: pool.submit(jax.jit(kernel(turns)).lower(kernel.given).compile) for turns in (FEW, MANY)}
+            for name, kernel in known.items()
+        }
+        found_cuts = [cut for each in LAYERS for cut in cuts(*layer(*each), pool)]
+    todo: list[tuple[str, dict[str, Any], Callable[[], dict[str, Any]]]] = [
+        *(("constants", {"name": name}, functools.partial(turn, name)) for name in known if name not in last),
+        *(("cuts", cut.row, cut.time) for cut in found_cuts),
+        *(("constants", {"name": name}, functools.partial(turn, name)) for name in last),
+    ]
+    for part, row, measurement in todo:
+        attempt(part, row, measurement)
         if time.monotonic() > end:
             print("the time is over")
             break
     return sum("error" in row for part in ("constants", "cuts") for row in found[part])
-
-
-def _constant(name: str, kernel: Kernel) -> dict[str, Any]:
-    """The row of a constant."""
-    try:
-        return {"name": name, "turn_s": seconds_of_a_turn(kernel)}
-    except Exception as error:
-        return {"name": name, "error": f"{type(error).__name__}: {error}"[:500]}
 
 
 def rehearse() -> int:

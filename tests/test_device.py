@@ -66,6 +66,16 @@ def test_mosaic_gpu_equals_oracle_however_it_is_cut(
         assert off_by_mosaic_gpu(job) <= tolerance(job, jax.default_backend())
 
 
+@pytest.mark.parametrize("cell", ["RNN", "LSTM"])
+def test_mosaic_gpu_equals_oracle_through_global_memory(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As where shared memory has no room for what other blocks send.
+    candidates = mosaic_gpu.tiling.candidates
+    through = lambda *args: [cut._replace(direct=False) for cut in candidates(*args)]
+    monkeypatch.setattr(mosaic_gpu.tiling, "candidates", through)
+    job = Job(cell, "through", find("T=40,B=24,D=64,H=256"), "bfloat16", GRADIENT)
+    assert off_by_mosaic_gpu(job) <= tolerance(job, jax.default_backend())
+
+
 @pytest.mark.parametrize(("dtype", "units"), [*(("bfloat16", units) for units in (64, 256, 512)), ("float32", 256)])
 @pytest.mark.parametrize("cell", CELLS)
 def test_mosaic_gpu_equals_oracle_by_its_own_cut(cell: str, dtype: str, units: int) -> None:

@@ -50,23 +50,32 @@ def test_unroll_asks_no_kernel_behind_the_one_it_takes(monkeypatch: pytest.Monke
     def never(*_: Any) -> None:
         raise AssertionError
 
-    for kernel in kernels.REGISTRY:
-        monkeypatch.setattr(kernel, "refuses", never if kernel.NAME in kernels.BY_NAME else kernel.refuses)
+    taken = explained(rj.LSTM(4)).chosen
+    behind = [kernel.NAME for kernel in kernels.REGISTRY].index(taken) + 1
+    for kernel in kernels.REGISTRY[behind:]:
+        monkeypatch.setattr(kernel, "refuses", never)
     params, xs, _ = cases.data(rj.LSTM(4))
     rj.unroll(rj.LSTM(4), params, xs)
     rj.step(rj.LSTM(4), params, rj.LSTM(4).initial_carry(params, xs.shape[1:-1]), xs[0])
 
 
-@pytest.mark.parametrize("name", kernels.BY_NAME)
-def test_some_kernels_have_to_be_asked_for(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+@pytest.mark.parametrize("name", kernels.HESITATIONS)
+@pytest.mark.parametrize("why", ["slow", None])
+def test_some_kernels_have_to_be_asked_for(monkeypatch: pytest.MonkeyPatch, name: str, why: str | None) -> None:
     # On a device where it could run, and where nothing before it does.
     for kernel in kernels.REGISTRY:
         refusal = None if kernel.NAME in (name, "scan") else "not here"
         monkeypatch.setattr(kernel, "refuses", lambda *_, refusal=refusal: refusal)
+    monkeypatch.setitem(kernels.HESITATIONS, name, lambda *_: why)
     chosen = explained(rj.LSTM(4))
-    assert chosen.chosen == "scan"
-    assert dict(chosen.verdicts)[name] == f"only where it is asked for by its name: {kernels.BY_NAME[name]}"
+    assert chosen.chosen == ("scan" if why else name)
+    assert dict(chosen.verdicts)[name] == (why and f"only where it is asked for by its name: {why}")
     assert explained(rj.LSTM(4), implementation=name).chosen == name
+
+
+@pytest.mark.parametrize("name", ["pallas_tpu", "cudnn"])
+def test_kernels_that_nobody_has_timed_are_always_asked_for(name: str) -> None:
+    assert kernels.HESITATIONS[name](rj.LSTM(4), None, None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,19 @@
 """Kernels: one way to run the recurrence a file. Here is the ordered registry, and the choice from it."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from recurrent_jax.kernels import cudnn, fused, mosaic_gpu, native, pallas_tpu, scan
 from recurrent_jax.kernels.contract import Inputs, Kernel, Options
 
 # The order of preference. `scan` refuses nothing, so the choice always ends there at the latest.
-REGISTRY: tuple[Kernel, ...] = (native, fused, mosaic_gpu, pallas_tpu, cudnn, scan)
-# What is never taken without being asked for by its name, and why.
-BY_NAME = {
-    mosaic_gpu.NAME: "it has run on one GPU only, an H200",
-    pallas_tpu.NAME: "no TPU has run it yet",
-    cudnn.NAME: "it is there to compare with",
+REGISTRY: tuple[Kernel, ...] = (native, mosaic_gpu, fused, pallas_tpu, cudnn, scan)
+# Why a kernel that does not refuse a call is still not taken without being asked for by its name.
+HESITATIONS: dict[str, Callable[[Any, Inputs, Options], str | None]] = {
+    mosaic_gpu.NAME: mosaic_gpu.hesitates,
+    pallas_tpu.NAME: lambda *_: "no TPU has run it yet",
+    cudnn.NAME: lambda *_: "it is there to compare with",
 }
 
 Implementation = str | tuple[str, ...] | None
@@ -93,8 +94,9 @@ def choose(implementation: Implementation, cell: Any, inputs: Inputs, options: O
 def _verdict(kernel: Kernel, implementation: Implementation, cell: Any, inputs: Inputs, options: Options) -> str | None:
     """Why a kernel does not run the call; None where it would."""
     reason = kernel.refuses(cell, inputs, options)
-    if reason is None and implementation is None and kernel.NAME in BY_NAME:
-        return f"only where it is asked for by its name: {BY_NAME[kernel.NAME]}"
+    if reason is None and implementation is None and kernel.NAME in HESITATIONS:
+        hesitation = HESITATIONS[kernel.NAME](cell, inputs, options)
+        return None if hesitation is None else f"only where it is asked for by its name: {hesitation}"
     return reason
 
 

@@ -247,6 +247,18 @@ def _structure(cell: PointwiseCell, inputs: Inputs) -> Structure:
     return analyse(cell, inputs.params, inputs.carry, *_pre_activations(cell, inputs))
 
 
+def _project_vjp(cell: PointwiseCell, params: Any, xs: Array, d_z: Array) -> tuple[Any, Array]:
+    """The cotangents of params and xs `[rows, D]` that those of z `[rows, G*H]` give, multiplied as they were saved."""
+    if type(cell).project is not PointwiseCell.project:
+        z, vjp = jax.vjp(cell.project, params, xs)
+        return vjp(d_z.astype(z.dtype))
+    # By hand: z is of float32 at least, and JAX would multiply cotangents of that dtype, which tensor cores do slowly.
+    (w_x, b), vjp = jax.vjp(lambda params: (params.w_x.astype(cell.compute_dtype), params.b), params)
+    d_w_x = matmul(xs.astype(w_x.dtype).T, d_z).astype(w_x.dtype)
+    (d_params,) = vjp((d_w_x, d_z.sum(0, dtype=accumulator(d_z.dtype)).astype(b.dtype)))
+    return d_params, matmul(d_z, w_x.T).astype(xs.dtype)
+
+
 def _gradients(unrolled: Pass, hs: Array, state: State, d_pre: list[Array]) -> Any:
     """The cotangents of params, xs, carry and initial, of what the backward loop left."""
     cell, inputs = unrolled.cell, unrolled.inputs
@@ -255,8 +267,7 @@ def _gradients(unrolled: Pass, hs: Array, state: State, d_pre: list[Array]) -> A
     # Rows first: a matmul over two contracted axes would make the compiler copy both operands.
     rows = lambda a: a.reshape(-1, a.shape[-1])
     d_w_h = matmul(rows(hs).T, rows(d_pre[-1]))
-    z, project_vjp = jax.vjp(cell.project, params, rows(inputs.xs))
-    d_params, d_xs = project_vjp(rows(d_pre[0]).astype(z.dtype))
+    d_params, d_xs = _project_vjp(cell, params, rows(inputs.xs), rows(d_pre[0]))
     (d_params_kernel,) = kernel_vjp(d_w_h.astype(w_h.dtype))
     d_own = [d.astype(leaf.dtype) for d, leaf in zip(state.own, unrolled.own, strict=True)]
     d_params_own = unrolled.params(d_own, [jnp.zeros_like(leaf) for leaf in unrolled.others])

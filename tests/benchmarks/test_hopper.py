@@ -27,7 +27,7 @@ def test_everything_is_lowered(capsys: pytest.CaptureFixture[str]) -> None:
         assert rehearse() == 0
     lines = capsys.readouterr().out.splitlines()[1:]
     assert all(line.endswith(": lowered") for line in lines)
-    assert len(lines) > len(constants(132)) + 2 * len(LAYERS)
+    assert len(lines) >= len(constants(132)) + 2 * len(LAYERS)
 
 
 def test_what_is_exchanged_arrives() -> None:

@@ -116,6 +116,26 @@ def refuses(cell: Any, inputs: Inputs, options: Options) -> str | None:
     return None if _chosen(cell, inputs, options) is not None else _too_large(cell, inputs, options)
 
 
+def hesitates(cell: Any, inputs: Inputs, options: Options) -> str | None:
+    """Why it runs a call, that it does not refuse, only where it is asked for by its name."""
+    if len(jax.devices()) > 1:
+        return f"XLA can't spread it over the {len(jax.devices())} devices, as it does others"
+    if inputs.xs.ndim == 2:
+        return "xs has no batch axis, and where such a call is mapped each sequence takes a cluster of its own"
+    chosen = _chosen(cell, inputs, options) if inputs.xs.size else None
+    if chosen is None:
+        return None
+    if chosen.blocks > tiling.PORTABLE and processors() < tiling.PROCESSORS:
+        return (
+            f"clusters of {chosen.blocks} blocks have run on GPUs of {tiling.PROCESSORS} processors, and this one has "
+            f"{processors()}"
+        )
+    waves = tiling.waves(chosen, math.prod(inputs.xs.shape[1:-1]), processors())
+    if waves > 1:
+        return f"the batch takes {waves} times as many clusters as run at a time, one after another"
+    return None
+
+
 def run(cell: PointwiseCell, inputs: Inputs, options: Options) -> Outputs:
     """Unrolls a pointwise cell."""
     loops, interpret = _loops(), _interpret
@@ -196,7 +216,9 @@ def _cuts(cell: PointwiseCell, inputs: Inputs, options: Options) -> list[tuple[T
     facts, rows = _facts(cell, inputs, options), math.prod(inputs.xs.shape[1:-1])
     itemsize, exact = cell.compute_dtype.itemsize, accumulator(cell.compute_dtype).itemsize
     cuts = tiling.candidates(cell.gates, cell.hidden_size, rows, _by_rows(cell.compute_dtype))
-    return [(cut, cut.shared(facts.forward, facts.backward, itemsize, exact)) for cut in cuts]
+    if _interpret is not None:
+        cuts = [cut._replace(direct=False) for cut in cuts]  # Pallas's interpreter knows of no stores into other blocks
+    return [cut.fitted(facts.forward, facts.backward, itemsize, exact) for cut in cuts]
 
 
 def _by_rows(dtype: Any) -> bool:
@@ -216,10 +238,13 @@ def _chosen(cell: PointwiseCell, inputs: Inputs, options: Options) -> Tiling | N
         fit = [cut for cut in fit if (cut.blocks, cut.rows) == _tiling]
     elif _interpret is not None:
         fit = [cut for cut in fit if cut.blocks == 1]
-    rows = math.prod(inputs.xs.shape[1:-1])
-    processors = getattr(jax.devices()[0], "core_count", tiling.PROCESSORS)
-    time = lambda cut: (tiling.cycles(cut, rows, processors, cell.compute_dtype.itemsize), cut.all_units)
+    time = lambda cut: (tiling.cycles(cut, math.prod(inputs.xs.shape[1:-1]), processors()), cut.all_units)
     return min(fit, key=time, default=None)
+
+
+def processors() -> int:
+    """Those of the default device, or of a usual one where it does not say."""
+    return getattr(jax.devices()[0], "core_count", tiling.PROCESSORS)
 
 
 def _too_large(cell: PointwiseCell, inputs: Inputs, options: Options) -> str:

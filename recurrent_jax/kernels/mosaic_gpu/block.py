@@ -19,7 +19,7 @@ from jax.experimental.pallas import mosaic_gpu
 
 from recurrent_jax.cells.base import Array
 from recurrent_jax.kernels.mesh import varying_like
-from recurrent_jax.kernels.mosaic_gpu.tiling import MATMUL, SLOTS, UNITS, Tiling
+from recurrent_jax.kernels.mosaic_gpu.tiling import SLOTS, UNITS, Tiling
 from recurrent_jax.kernels.mosaic_gpu.units import Pieces
 
 plgpu: Any = mosaic_gpu  # whose types are other ones with each JAX
@@ -27,8 +27,6 @@ InterpretParams = getattr(plgpu, "InterpretGPUParams", None)  # which JAX 0.10 d
 
 # Names of the grid that no user gives to an axis.
 TILES, BLOCKS = "mosaic_gpu tiles", "mosaic_gpu blocks"
-# Sums of a matmul in registers at a time: 32 in each of 128 threads.
-SUMS = 32 * 128
 
 
 class Program(NamedTuple):
@@ -141,10 +139,22 @@ class Block:
         down, across = (self.rows, units) if self.program.tiling.by_rows else (units, self.rows)
         return array.at(*at, down=down, across=across)
 
-    def meet(self) -> None:
-        """Waits for the other blocks of the cluster."""
+    def gather(self, source: Any, target: Any, barrier: Any) -> None:
+        """Begins to fetch what all blocks of the cluster have sent to global memory, each its part of `source`.
+
+        A copy for all blocks of the cluster is shared out among them by rows of the operand: each sends the others what
+        it has written itself, and its own copies are in order. Otherwise they have to meet before.
+        """
+        if self.program.tiling.collective and self.program.interpret is None:
+            plgpu.copy_gmem_to_smem(source, target, barrier, collective_axes=(BLOCKS,))
+        else:
+            self.meet()
+            plgpu.copy_gmem_to_smem(source, target, barrier)
+
+    def meet(self, fenced: bool = True) -> None:
+        """Waits for the other blocks of the cluster; as `meet`."""
         if self.cluster is not None:
-            meet(self.cluster, self.program.interpret is None)
+            meet(self.cluster, fenced and self.program.interpret is None)
 
     def laid_out(self, piece: Array) -> Array:
         """Units by rows in registers, in the one layout that suits operands of a matmul."""
@@ -194,15 +204,34 @@ def meet(cluster: Any, fenced: bool) -> None:
 
 
 def _fence() -> None:
-    """What Pallas has no name for; its interpreter neither."""
+    """Orders a thread's reads and writes with those of other blocks of the cluster."""
+    ptx("fence.acq_rel.cluster;")
+
+
+def ptx(text: str, *refs: Any, number: Any = None, lie: Any = ()) -> None:
+    """What Pallas has no name for, its interpreter neither: instructions of each thread.
+
+    Args:
+      refs, number: operands, addresses in shared memory and a number.
+      lie: transforms of all of `refs` but the last, which is a barrier.
+    """
+    from jax.experimental.mosaic.gpu.utils import memref_ptr
     from jaxlib.mlir import ir
     from jaxlib.mlir.dialects import llvm
 
-    @plgpu.inline_mgpu()
-    def inline(_: Any) -> None:
-        llvm.inline_asm(ir.Type.parse("!llvm.void"), [], "fence.acq_rel.cluster;", "", has_side_effects=True)
+    numbers = () if number is None else (number,)
+    types = [*[plgpu.RefType(transforms=lie)] * (len(refs) - 1), *[plgpu.RefType()] * bool(refs)]
 
-    inline()
+    @plgpu.inline_mgpu(arg_types=(*types, *[plgpu.Layout.WG_SPLAT] * len(numbers)))
+    def inline(_: Any, *given: Any) -> None:
+        word = ir.IntegerType.get_signless(32)
+        operands = [llvm.ptrtoint(word, memref_ptr(ref)) for ref in given[: len(refs)]]
+        operands += [each.registers.item() for each in given[len(refs) :]]
+        constraints = ",".join(["r"] * len(operands) + ["~{memory}"])
+        void = ir.Type.parse("!llvm.void")
+        llvm.inline_asm(void, operands, f"{{{text}}}", constraints, has_side_effects=True)
+
+    inline(*refs, *numbers)
 
 
 def run(program: Program, body: Callable[..., None], operands: Any, results: Any, scratch: Any) -> Any:
@@ -241,9 +270,8 @@ def matmul(left: Any, batch: Any, target: Any, program: Program) -> None:
     """The product of two operands in shared memory, as many rows at a time as leave registers for the rest."""
     batch = right(batch, program)
     rows, columns = left.shape[0], program.tiling.rows
-    some = max(SUMS // columns // MATMUL * MATMUL, MATMUL)
-    for start in range(0, rows, some):
-        size = min(some, rows - start)
+    for start in range(0, rows, program.tiling.sums_at_a_time):
+        size = min(program.tiling.sums_at_a_time, rows - start)
         tile = pl.ds(start, size)
 
         def multiply(sums: Any, tile: Any = tile) -> Array:
@@ -265,18 +293,22 @@ def left_operand(rows: int, columns: int, program: Program) -> Any:
     return _operand((rows, columns), program)
 
 
-def right_operand(units: int, program: Program) -> Any:
-    """Shared memory for the right operand of a matmul; `right` has it as units by rows."""
+def right_operand(units: int, program: Program, *lead: int) -> Any:
+    """Shared memory for the right operand of a matmul, or some of them; `right` has it as units by rows."""
     rows = program.tiling.rows
-    return _operand((rows, units) if program.tiling.by_rows else (units, rows), program)
+    return _operand((*lead, rows, units) if program.tiling.by_rows else (*lead, units, rows), program)
 
 
-def _operand(shape: tuple[int, int], program: Program) -> Any:
+def _operand(shape: tuple[int, ...], program: Program) -> Any:
     """Both have the same swizzle: no more bytes than a row of the right one."""
     tiling, itemsize = program.tiling, jnp.dtype(program.dtype).itemsize
     swizzle = 128 if tiling.by_rows else min(128, tiling.rows * itemsize)
-    tiles = plgpu.TilingTransform((8, swizzle // itemsize))
-    return plgpu.SMEM(shape, program.dtype, transforms=(tiles, plgpu.SwizzleTransform(swizzle)))
+    return plgpu.SMEM(shape, program.dtype, transforms=swizzled(swizzle, itemsize))
+
+
+def swizzled(size: int, itemsize: int) -> tuple[Any, Any]:
+    """Tiles of eight rows of so many bytes, without conflicts of banks."""
+    return plgpu.TilingTransform((8, size // itemsize)), plgpu.SwizzleTransform(size)
 
 
 def right(ref: Any, program: Program) -> Any:

@@ -14,7 +14,6 @@ goes through global memory; after the barrier each block adds up all parts for i
 What a step reads comes ahead of time by TMA, and what it gives leaves by TMA.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -35,6 +34,7 @@ from recurrent_jax.kernels.mosaic_gpu.block import (
     run,
     slots,
 )
+from recurrent_jax.kernels.mosaic_gpu.exchange import exchange_of
 from recurrent_jax.kernels.mosaic_gpu.tiling import SLOTS, UNITS
 from recurrent_jax.kernels.mosaic_gpu.units import Pieces
 
@@ -58,7 +58,7 @@ def forward(program: Program, advance: Callable[..., Any], operands: Any, result
     staged = {name: results[name] for name in ("ys", "pre", "carries")}
     scratch = {
         "w": left_operand(tiling.matmul_rows, tiling.all_units, program),
-        "h": right_operand(tiling.all_units, program),
+        "h": right_operand(tiling.all_units, program, tiling.hidden),
         "own_h": right_operand(tiling.block_units, program) if apart else None,
         "r": plgpu.SMEM((tiling.matmul_rows, tiling.rows), program.exact),
         "own": resident(operands["own"], program),
@@ -68,7 +68,7 @@ def forward(program: Program, advance: Callable[..., Any], operands: Any, result
         "staged": resident(staged, program, lead=1),
         "arrived": plgpu.Barrier(num_arrivals=1 + copies(operands, "own", "carry", "initial")),
         "step_arrived": plgpu.Barrier(num_arrivals=copies(operands, "steps", lead=1), num_barriers=SLOTS),
-        "h_arrived": plgpu.Barrier(),
+        "h_arrived": plgpu.Barrier(num_barriers=tiling.hidden),
     }
 
     def body(ins: Any, outs: Any, own: Any) -> None:
@@ -78,56 +78,67 @@ def forward(program: Program, advance: Callable[..., Any], operands: Any, result
         plgpu.barrier_wait(own["arrived"])
 
         # Where a step leaves its part of h as an operand; None where h goes out to the others from `start`.
-        mine = own["h"] if alone else own["own_h"]
+        mine = own["h"].at[0] if alone else own["own_h"]
+        # What of `start` goes out with h, and what after it.
+        others = lambda carry: carry if alone or apart else carry._replace(h=None)
 
         def publish(turn: Any) -> None:
-            """Sends out what the step of a turn will consume, first what other blocks wait for."""
+            """Sends out what other blocks wait for: h as the step of a turn will consume it."""
             if apart:
                 plgpu.copy_smem_to_gmem(mine, block.of_operand(outs["exchange"], turn % 2, units=block.units))
-            if saves:
-                block.send(own["start"], outs["starts"], program.at(turn))
+            elif not alone:
+                block.send(own["start"].h, outs["starts"].h, program.at(turn))
 
-        def gather(turn: Any, others: int) -> None:
-            """Waits until all blocks have published, but not for so many groups of copies after that; fetches h."""
-            plgpu.wait_smem_to_gmem(others, wait_read_only=False)
-            block.meet()
+        def gather(turn: Any) -> None:
+            """Begins to fetch the h of all blocks; each sends its own to all, once it is where it can be read."""
             where = (outs["exchange"], turn % 2) if apart else (outs["starts"].h, program.at(turn), 0)
-            plgpu.copy_gmem_to_smem(block.of_operand(*where), own["h"], own["h_arrived"])
+            plgpu.wait_smem_to_gmem(0, wait_read_only=False)
+            slot = turn % tiling.hidden
+            block.gather(block.of_operand(*where), own["h"].at[slot], own["h_arrived"].at[slot])
+
+        def follow(turn: Any) -> None:
+            """Sends out the rest of what the step of a turn will consume."""
+            if saves:
+                block.send(others(own["start"]), others(outs["starts"]), program.at(turn))
 
         if mine is not None:
             block.write_operand(mine, 0, block.read(own["start"].h)[0])
             plgpu.commit_smem()
-        publish(0)
         if not alone:
-            gather(0, others=0)
+            publish(0)
+            gather(0)
+        follow(0)
 
         def step(turn: Any, _: Any) -> None:
             slot, goes_on = turn % SLOTS, turn + 1 < program.steps
-            if not alone:
-                plgpu.barrier_wait(own["h_arrived"])
-            matmul(own["w"], own["h"], own["r"], program)
-            plgpu.commit_smem()
             plgpu.barrier_wait(own["step_arrived"].at[slot])
-            gates = [pl.ds(gate * tiling.block_units, tiling.block_units) for gate in range(tiling.gates)]
-            r = Pieces(block.load(own["r"].at[gate]) for gate in gates)
             keep, reset = (block.flag(own["steps"][name], slot) for name in ("keep", "reset"))
             params, start, initial = (block.read(own[name]) for name in ("own", "start", "initial"))
             z = block.read(own["steps"]["z"], slot)
+            if not alone:
+                plgpu.barrier_wait(own["h_arrived"].at[turn % tiling.hidden])
+            matmul(own["w"], own["h"].at[turn % tiling.hidden], own["r"], program)
+            gates = [pl.ds(gate * tiling.block_units, tiling.block_units) for gate in range(tiling.gates)]
+            r = Pieces(block.load(own["r"].at[gate]) for gate in gates)
             new, following, y, pre = advance(params, start, z, r, keep, reset, initial)
             # The last ones have to have left shared memory before it is written anew.
             plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-            block.write(own["start"], following)
+            # First what others wait for.
+            block.write(own["start"].h, following.h)
             if mine is not None:
                 block.write_operand(mine, 0, following.h[0])
+            plgpu.commit_smem()
+            if not alone:
+                pl.when(goes_on)(lambda: publish(turn + 1))
+            block.write(own["start"]._replace(h=None), following._replace(h=None))
             carries = None if staged["carries"] is None else new
             block.write(own["staged"], {"ys": y, "pre": None if staged["pre"] is None else pre, "carries": carries})
             plgpu.commit_smem()
-            pl.when(goes_on)(lambda: publish(turn + 1))
+            if not alone:
+                pl.when(goes_on)(lambda: gather(turn + 1))
+            pl.when(goes_on)(lambda: follow(turn + 1))
             block.send(own["staged"], {name: outs[name] for name in staged}, program.at(turn))
             pl.when(turn + SLOTS < program.steps)(lambda: block.fetch_step(ins, own, turn + SLOTS))
-            if not alone:
-                # What others wait for was sent first, before `starts` or as part of it; `staged` was the last group.
-                pl.when(goes_on)(lambda: gather(turn + 1, others=2 if apart and saves else 1))
 
         lax.fori_loop(0, program.steps, step, None)
         block.send(own["start"], outs["last"])
@@ -148,32 +159,27 @@ def backward(
         `d_carries`, `keep` and `reset`.
       results: shapes of `state` and `d_pre`.
     """
-    tiling = program.tiling
+    tiling, exchange = program.tiling, exchange_of(program)
     gates = tiling.gates * tiling.block_units
-    # What each block has for each other one of W_h^T dr, of two steps by turns.
-    parts = (program.tiles, 2, tiling.blocks, tiling.blocks, tiling.block_units, tiling.rows)
-    blocks = [pl.ds(start, tiling.block_units) for start in range(0, tiling.all_units, tiling.block_units)]
-    alone = tiling.blocks == 1
-    if not alone:
-        results = results | {"parts": jax.ShapeDtypeStruct(parts, program.exact)}
+    results = results | exchange.results(program)
     # The cotangents that do not leave from where the matmul reads them.
     others = results["d_pre"] if tiling.by_rows else results["d_pre"][:-1]
-    scratch = {
+    scratch = exchange.scratch(program) | {
         "w": left_operand(tiling.all_units, tiling.matmul_rows, program),
         "d_r": right_operand(tiling.matmul_rows, program),
-        "parts": plgpu.SMEM((tiling.all_units, tiling.rows), program.exact),
         "own": resident(operands["own"], program),
         "state": resident(results["state"], program),
         "steps": slots(operands["steps"], program),
         "others": resident(others, program, lead=1),
         "arrived": plgpu.Barrier(num_arrivals=1 + copies(operands, "own", "d_last")),
         "step_arrived": plgpu.Barrier(num_arrivals=copies(operands, "steps", lead=1), num_barriers=SLOTS),
-        "parts_arrived": plgpu.Barrier(),
     }
 
     def body(ins: Any, outs: Any, own: Any) -> None:
         block = Block(program, own["cluster"])
+        parts = exchange(block, own, outs)
         block.begin(ins, own, (ins["own"], own["own"]), (ins["d_last"], own["state"].carry))
+        parts.begin()
         zeros = jnp.zeros((tiling.block_units, tiling.rows), program.exact)
         for ref in jax.tree.leaves((own["state"].own, own["state"].initial)):
             block.write(ref, Pieces([zeros] * ref.shape[0]))
@@ -196,26 +202,14 @@ def backward(
                 block.write_operand(own["d_r"], gate * tiling.block_units, piece)
             block.write(own["others"], d_pre[: len(others)])
             plgpu.commit_smem()
+            # First what others wait for.
+            parts.send(turn)
             block.send(own["others"], outs["d_pre"][: len(others)], program.at(turn), commit=False)
             for pieces in outs["d_pre"][len(others) :]:
                 block.send_rows(own["d_r"], pieces, program.at(turn))
             plgpu.commit_smem_to_gmem_group()
-            matmul(own["w"], own["d_r"], own["parts"], program)
-            plgpu.commit_smem()
-            if not alone:
-                for other, units in enumerate(blocks):
-                    target = outs["parts"].at(block.tile, turn % 2, other, block.number)
-                    plgpu.copy_smem_to_gmem(own["parts"].at[units], target, commit_group=False)
-                plgpu.commit_smem_to_gmem_group()
             pl.when(turn + SLOTS < program.steps)(lambda: block.fetch_step(ins, own, turn + SLOTS))
-            if not alone:
-                plgpu.wait_smem_to_gmem(0, wait_read_only=False)
-                block.meet()
-                source = outs["parts"].at(block.tile, turn % 2, block.number)
-                plgpu.copy_gmem_to_smem(source, own["parts"], own["parts_arrived"])
-                plgpu.barrier_wait(own["parts_arrived"])
-            d_h = functools.reduce(jnp.add, [block.load(own["parts"].at[units]) for units in blocks])
-            block.write(own["state"], pull_start(half, Pieces([d_h]), keep, reset))
+            block.write(own["state"], pull_start(half, Pieces([parts.sums(turn)]), keep, reset))
 
         lax.fori_loop(0, program.steps, step, None)
         plgpu.commit_smem()

@@ -7,20 +7,24 @@ from typing import NamedTuple
 SHARED = 227 * 1024 - 2048
 # Blocks of a cluster, at most.
 BLOCKS = 16
+# Those that any GPU can have in a cluster.
+PORTABLE = 8
 # Units that a block can own: whole rows of the tiles in which matmul operands lie.
 UNITS = 32
 # Rows that a cluster can own: what one row of a swizzled matmul operand in two-byte numbers can hold.
 ROWS = (16, 32, 64)
 # Rows of `wgmma`.
 MATMUL = 64
+# Sums of a matmul in registers at a time: 32 in each of 128 threads.
+SUMS = 32 * 128
 # Processors of a GPU that does not say how many it has.
 PROCESSORS = 132
 # Processors that can be one cluster, of each group of them that is whole.
 GROUP = 16
-# What a step is expected to take: bytes that a block reads of its shared memory and of the second cache in a cycle, and
-# cycles of the way through that cache to the other blocks of a cluster, with their barrier. `make gpu-check` measures
-# them.
-SHARED_BYTES, L2_BYTES, MEETING = 128, 64, 2500
+# Cycles that things take, the mean of both kernels, as measured on an H200: a `wgmma` of 64 rows and 16 units, and what
+# each row of the batch adds to it; a step besides, and what each number that a thread owns adds to it; an exchange, the
+# bytes of parts that it moves in a cycle, and what it takes longer through global memory.
+MULTIPLY, MULTIPLY_ROW, STEP, NUMBER, EXCHANGE, EXCHANGE_BYTES, THROUGH = 20, 0.25, 800, 150, 1000, 18, 1500
 # Steps that are fetched ahead, the one that runs among them.
 SLOTS = 2
 
@@ -36,6 +40,7 @@ class Tiling(NamedTuple):
       rows: rows of a cluster.
       by_rows: whether the right operand of a matmul lies as `[rows, units]`, where all else is `[units, rows]`:
         `wgmma` turns numbers of two bytes alone.
+      direct: whether blocks leave their parts of dh in each other's shared memory, rather than in global memory.
     """
 
     gates: int
@@ -44,6 +49,7 @@ class Tiling(NamedTuple):
     block_units: int
     rows: int
     by_rows: bool
+    direct: bool
 
     @property
     def all_units(self) -> int:
@@ -55,9 +61,29 @@ class Tiling(NamedTuple):
         """Rows of a block's matmul: its gates, filled up to whole tiles."""
         return _whole(self.gates * self.block_units, MATMUL)
 
+    @property
+    def sums_at_a_time(self) -> int:
+        """Rows of a matmul whose sums registers hold at a time."""
+        return max(SUMS // self.rows // MATMUL * MATMUL, MATMUL)
+
     def all_rows(self, rows: int) -> int:
         """B with what fills the last cluster."""
         return _whole(rows, self.rows)
+
+    @property
+    def collective(self) -> bool:
+        """Whether each block sends its h to all of the cluster at a time: rows of an operand, not columns of one."""
+        return self.blocks > 1 and not self.by_rows
+
+    @property
+    def hidden(self) -> int:
+        """Steps whose h a block holds: what others send it may come while it still reads the last one."""
+        return 2 if self.collective else 1
+
+    def fitted(self, forward: "Held", backward: "Held", itemsize: int, exact: int) -> tuple["Tiling", int]:
+        """This one, or the one without a mailbox where it does not fit otherwise, and the bytes that it takes."""
+        sizes = {cut: cut.shared(forward, backward, itemsize, exact) for cut in (self, self._replace(direct=False))}
+        return next(((cut, size) for cut, size in sizes.items() if size <= SHARED), list(sizes.items())[-1])
 
     def shared(self, forward: "Held", backward: "Held", itemsize: int, exact: int) -> int:
         """Bytes of shared memory that the larger of the two kernels takes, less its barriers.
@@ -68,8 +94,10 @@ class Tiling(NamedTuple):
         """
         own, pieces = self.block_units * self.rows, [forward, backward]
         held = [own * (SLOTS * piece.of_a_step + piece.of_all) for piece in pieces]
-        held[0] += self.all_units * self.rows * itemsize + self.matmul_rows * self.rows * exact
+        held[0] += self.hidden * self.all_units * self.rows * itemsize + self.matmul_rows * self.rows * exact
         held[1] += self.matmul_rows * self.rows * itemsize + self.all_units * self.rows * exact
+        if self.direct:  # what leaves lies apart from what comes, and so does a barrier
+            held[1] += min(self.sums_at_a_time, self.all_units) * self.rows * exact + 8
         if self.by_rows:  # h for the other blocks, and dr as it leaves the kernel, lie apart from the operands
             held[0] += own * itemsize if self.blocks > 1 else 0
             held[1] += own * itemsize * self.gates
@@ -96,27 +124,34 @@ def candidates(gates: int, units: int, rows: int, by_rows: bool) -> list[Tiling]
         for blocks in range(1, min(parts, BLOCKS) + 1):
             if parts % blocks == 0:
                 size = parts // blocks * UNITS
-                found += [Tiling(gates, units, blocks, size, fit, by_rows) for fit in ROWS if fit < rows + ROWS[0]]
+                fits = [fit for fit in ROWS if fit < rows + ROWS[0]]
+                found += [Tiling(gates, units, blocks, size, fit, by_rows, blocks > 1) for fit in fits]
     return list(dict.fromkeys(found))
 
 
-def cycles(tiling: Tiling, rows: int, processors: int, itemsize: int) -> float:
-    """Cycles that a step is expected to take, times how often all clusters that run at a time are followed by others.
+def waves(tiling: Tiling, rows: int, processors: int) -> int:
+    """How often all clusters that run at a time have to be followed by others.
 
     Args:
       rows: of the batch.
       processors: of the GPU; each runs a block.
-      itemsize: bytes of a number of a matmul's operands.
     """
-    weights = tiling.matmul_rows * tiling.all_units * itemsize
-    step = weights / SHARED_BYTES
-    if tiling.blocks > 1:
-        # Half of what both kernels exchange: h, and parts of its cotangent in float32 there and back.
-        step += MEETING + tiling.all_units * tiling.rows * (itemsize + 8) / 2 / L2_BYTES
     # A cluster lies within one group of processors.
     at_a_time = processors if tiling.blocks == 1 else processors // GROUP * (GROUP // tiling.blocks)
     clusters = tiling.all_rows(rows) // tiling.rows
-    return math.ceil(clusters / max(at_a_time, 1)) * step
+    return math.ceil(clusters / max(at_a_time, 1))
+
+
+def cycles(tiling: Tiling, rows: int, processors: int) -> float:
+    """Cycles that a step is expected to take, times `waves`."""
+    multiplied = tiling.matmul_rows // MATMUL * tiling.all_units / 16
+    step = multiplied * (MULTIPLY + MULTIPLY_ROW * tiling.rows)
+    step += STEP + NUMBER * tiling.block_units * tiling.rows / 128
+    if tiling.blocks > 1:
+        # In one of the two kernels they exchange parts of float32.
+        step += EXCHANGE + tiling.all_units * tiling.rows * 4 / EXCHANGE_BYTES / 2
+        step += 0 if tiling.direct else THROUGH
+    return waves(tiling, rows, processors) * step
 
 
 def _whole(size: int, unit: int) -> int:

@@ -1,5 +1,6 @@
 """How `mosaic_gpu` is cut into blocks, and the shared memory that a block takes."""
 
+import contextlib
 import math
 from typing import Any
 
@@ -60,12 +61,13 @@ def test_the_interpreter_has_one_block_by_default() -> None:
 
 
 @needs_mosaic
+@pytest.mark.parametrize("within", [mosaic_gpu.interpreted, contextlib.nullcontext], ids=["interpreted", "compiled"])
 @pytest.mark.parametrize("flags", [False, True], ids=["plain", "flags"])
-@pytest.mark.parametrize(("units", "blocks", "rows"), [(64, 1, 16), (100, 4, 32), (256, 8, 16)])
+@pytest.mark.parametrize(("units", "blocks", "rows"), [(64, 1, 16), (100, 4, 16), (256, 8, 16)])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("kind", [rj.RNN, rj.PeepholeLSTM, rj.GRU, cases.LearnedStart])
 def test_shared_memory_is_what_the_kernels_take(
-    kind: Any, dtype: str, units: int, blocks: int, rows: int, flags: bool, monkeypatch: pytest.MonkeyPatch
+    kind: Any, dtype: str, units: int, blocks: int, rows: int, flags: bool, within: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from recurrent_jax.kernels.mosaic_gpu import kernels
 
@@ -80,7 +82,7 @@ def test_shared_memory_is_what_the_kernels_take(
     monkeypatch.setattr(kernels, "run", run)
     cell = kind(units, param_dtype=dtype)
     given, options = inputs(cell, 64, flags=flags), Options(return_carries=flags)
-    with mosaic_gpu.interpreted(), mosaic_gpu.tiled(blocks, rows):
+    with within(), mosaic_gpu.tiled(blocks, rows):
         jax.eval_shape(jax.grad(loss_of(cell, options), (0, 1, 2)), *given[:3], given)
         jax.eval_shape(loss_of(cell, options), *given[:3], given)
         account = next(size for cut, size in mosaic_gpu._cuts(cell, given, options) if cut[2:5:2] == (blocks, rows))

@@ -156,3 +156,36 @@ def test_the_same_call_is_looked_at_once() -> None:
     assert looked() == before + 1
     assert refusal(fresh(), inputs(fresh(), 32)) is None  # other shapes are another call
     assert looked() == before + 2
+
+
+@needs_mosaic
+@pytest.mark.parametrize(
+    ("hidden_size", "rows", "processors", "why"),
+    [
+        (512, 16, 132, None),
+        (512, 128, 132, None),
+        (512, 144, 132, "the batch takes 2 times as many clusters as run at a time, one after another"),
+        (512, 16, 114, "clusters of 16 blocks have run on GPUs of 132 processors, and this one has 114"),
+        (256, 16, 114, None),
+        (256, 256, 132, None),
+        (64, 16 * 132, 132, None),
+    ],
+)
+def test_hesitates_where_it_may_be_slow(
+    hidden_size: int, rows: int, processors: int, why: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mosaic_gpu, "processors", lambda: processors)
+    cell = rj.LSTM(hidden_size, **HALF)
+    assert mosaic_gpu.hesitates(cell, inputs(cell, rows, flags=False), Options()) == why
+
+
+def test_hesitates_where_xla_may_spread_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "devices", lambda: ["one", "another"])
+    why = mosaic_gpu.hesitates(rj.LSTM(64, **HALF), inputs(rj.LSTM(64, **HALF)), Options())
+    assert why == "XLA can't spread it over the 2 devices, as it does others"
+
+
+def test_hesitates_where_a_batch_may_be_mapped() -> None:
+    cell, xs = rj.LSTM(64, **HALF), jax.ShapeDtypeStruct((6, 8), jnp.bfloat16)
+    why = mosaic_gpu.hesitates(cell, inputs(cell)._replace(xs=xs), Options())
+    assert why == "xs has no batch axis, and where such a call is mapped each sequence takes a cluster of its own"
