@@ -48,7 +48,7 @@ gpu-check:
 	$(PYTHON) -m pytest tests/test_device.py -k "mosaic_gpu or cudnn" --numprocesses logical -o faulthandler_timeout=90 || ran=1; \
 	$(PYTHON) -m benchmarks run --suite gpu --out $(BENCH).jsonl || ran=1; \
 	$(PYTHON) -m benchmarks report $(BENCH).jsonl || ran=1; \
-	timeout --kill-after=10 80 $(PYTHON) -m benchmarks hopper --minutes 1 --out $(BENCH)-hopper.json || ran=1; \
+	timeout --kill-after=10 90 $(PYTHON) -m benchmarks hopper --minutes 1.2 --out $(BENCH)-hopper.json || ran=1; \
 	exit $$ran
 
 fuzz: $(VENV)/.test

@@ -279,17 +279,19 @@ def measure(out: pathlib.Path, minutes: float) -> int:
             name: {turns: pool.submit(jax.jit(kernel(turns)).lower(kernel.given).compile) for turns in (FEW, MANY)}
             for name, kernel in known.items()
         }
-        found_cuts = [cut for each in LAYERS for cut in cuts(*layer(*each), pool)]
-    todo: list[tuple[str, dict[str, Any], Callable[[], dict[str, Any]]]] = [
-        *(("constants", {"name": name}, functools.partial(turn, name)) for name in known if name not in last),
-        *(("cuts", cut.row, cut.time) for cut in found_cuts),
-        *(("constants", {"name": name}, functools.partial(turn, name)) for name in last),
-    ]
-    for part, row, measurement in todo:
-        attempt(part, row, measurement)
-        if time.monotonic() > end:
-            print("the time is over")
-            break
+    for name in known:
+        if name not in last:
+            attempt("constants", {"name": name}, functools.partial(turn, name))
+    with ThreadPoolExecutor() as pool:
+        layers = (layer(*each) for each in LAYERS)
+        to_time = [cut for each in layers if time.monotonic() < end for cut in cuts(*each, pool)]
+    for cut in to_time:
+        if time.monotonic() < end:
+            attempt("cuts", cut.row, cut.time)
+    for name in last:
+        attempt("constants", {"name": name}, functools.partial(turn, name))
+    if time.monotonic() > end:
+        print("the time is over")
     return sum("error" in row for part in ("constants", "cuts") for row in found[part])
 
 

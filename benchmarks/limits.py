@@ -14,7 +14,7 @@ from benchmarks.contestants.base import Refused
 from benchmarks.problem import Job, compulsory_bytes, flops
 from benchmarks.worker import Remote, RemoteError
 
-SIZES = {"cpu": (512, 1024, 2048), "gpu": (4096, 8192), "tpu": (4096, 8192)}
+SIZES = {"cpu": (512, 1024, 2048), "gpu": (8192,), "tpu": (8192,)}
 # From within a core's cache to far beyond the last one of any device.
 COPY_BYTES = (2**18, 2**20, 2**22, 2**24, 2**26, 2**28, 2**30)
 # Each is tried for so long, and at least twice: other work on the machine is not its limit.

@@ -14,13 +14,10 @@ from benchmarks import contestants, limits, machine, rows
 from benchmarks.contestants import PEERS, ours
 from benchmarks.contestants.base import Contestant, Program, Refused
 from benchmarks.limits import Limits
-from benchmarks.problem import Job, compulsory_bytes, draw, error, flops, parameters, tolerance, truth
+from benchmarks.problem import PROBLEMS, Job, compulsory_bytes, draw, error, flops, parameters, tolerance, truth
 from benchmarks.suites import Entry
 from benchmarks.timing import Failed, Measured, compare
 from benchmarks.worker import Remote, RemoteError
-
-# No call repeats the data of the one before it.
-PROBLEMS = 3
 
 
 class WrongAnswer(Exception):

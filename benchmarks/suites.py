@@ -73,6 +73,7 @@ def _step(cases: Sequence[str], cells: Sequence[str] = HEADLINE, dtypes: Sequenc
 _EVERY_CELL = tuple(CELLS)
 # What may run on an accelerator.
 _ACCELERATED = ("scan", "fused", "mosaic_gpu", "pallas_tpu", "cudnn")
+_WITH_CUDNN = ("PyTorch", "jax.experimental.rnn")
 # That in which cuDNN is at its best first.
 _HALF = ("float16", "bfloat16")
 _LONG = Block((GRADIENT,), ("long",), implementations=("scan", "fused", "native", "checkpoint_every=64"), peers=())
@@ -121,9 +122,10 @@ SUITES = {
         blocks=(
             Block((GRADIENT,), ("sequence", "sequences"), ("LSTM",), _HALF, _ACCELERATED, ("PyTorch",)),
             Block((GRADIENT,), ("short_sequence", "sequence"), ("GRU",), _HALF, _ACCELERATED, ("PyTorch",)),
-            Block((PADDED,), ("sequence",), ("LSTM", "GRU"), _HALF, _ACCELERATED, ("PyTorch",)),
+            Block((PADDED,), ("sequence",), ("LSTM",), ("float16",), _ACCELERATED, ("PyTorch",)),
+            Block((GRADIENT,), ("sequence",), ("LSTM",), ("float32",), _ACCELERATED, _WITH_CUDNN),
             Block((GRADIENT,), ("sequence",), ("LSTM-coupled", "LSTM-peephole"), ("bfloat16",), _ACCELERATED, ()),
-            Block((GRADIENT,), ("sequence",), ("LSTM",), ("float32",), _ACCELERATED),
+            Block((PADDED,), ("sequence",), ("GRU",), ("float16",), _ACCELERATED, ("PyTorch",)),
             Block((GRADIENT,), ("crowd", "wide"), ("LSTM",), ("bfloat16",), _ACCELERATED, ("PyTorch",)),
             Block((GRADIENT, FORWARD), (MIDDLE,), dtypes=("float32", "bfloat16"), implementations=_ACCELERATED),
             _step(("stream",), dtypes=("float32", "bfloat16")),

@@ -81,7 +81,9 @@ def test_mosaic_gpu_equals_oracle_through_global_memory(cell: str, monkeypatch: 
 def test_mosaic_gpu_equals_oracle_by_its_own_cut(cell: str, dtype: str, units: int) -> None:
     if cell == "GRU-before":
         pytest.skip("it has two matmuls")
-    job = Job(cell, "cut", find(f"T=40,B=24,D=64,H={units}"), dtype, GRADIENT)
+    # So many units at the kink of a ReLU that some take the other side, in `scan` as well: then gradients jump.
+    mode = FORWARD if cell == "RNN-relu" else GRADIENT
+    job = Job(cell, "cut", find(f"T=40,B=24,D=64,H={units}"), dtype, mode)
     assert off_by_mosaic_gpu(job) <= tolerance(job, jax.default_backend())
 
 
