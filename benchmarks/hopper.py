@@ -233,14 +233,24 @@ class Cut(NamedTuple):
         return {"step_s": _seconds(functools.partial(self.compiled.result(), *self.arguments)) / STEPS}
 
 
+def _compiled(pool: Executor, function: Any, *given: Any) -> Future[Any]:
+    """What is made of a function in another thread; what can't be lowered raises there too."""
+    try:
+        return pool.submit(function.lower(*given).compile)
+    except Exception as error:
+        failed = Future[Any]()
+        failed.set_exception(error)
+        return failed
+
+
 def cuts(cell: Any, inputs: Inputs, pool: Executor) -> Iterator[Cut]:
     """The cuts of a layer; their code is made in other threads."""
     rows, arguments = inputs.xs.shape[1], (inputs.params, inputs.xs)
     for cut in fastest(cell, inputs):
         row = {"cell": str(cell), "B": rows, "blocks": cut.blocks, "rows": cut.rows, "direct": cut.direct}
         with tiled(cut.blocks, cut.rows):
-            lowered = gradient(cell, inputs).lower(*arguments)
-        yield Cut(row | {"expected_cycles": expected_cycles(cut, rows)}, arguments, pool.submit(lowered.compile))
+            compiled = _compiled(pool, gradient(cell, inputs), *arguments)
+        yield Cut(row | {"expected_cycles": expected_cycles(cut, rows)}, arguments, compiled)
 
 
 def measure(out: pathlib.Path, minutes: float) -> int:
@@ -271,12 +281,12 @@ def measure(out: pathlib.Path, minutes: float) -> int:
     def turn(name: str) -> dict[str, Any]:
         return {"turn_s": seconds_of_a_turn(known[name], compiled[name])}
 
-    known = constants(jax.devices()[0].core_count)
+    known = constants(mosaic_kernel.processors())
     # What hangs or ends the process if anything does comes last.
     last = [name for name in known if name.startswith(("neighbour", "grid"))]
     with ThreadPoolExecutor() as pool:
         compiled = {
-            name: {turns: pool.submit(jax.jit(kernel(turns)).lower(kernel.given).compile) for turns in (FEW, MANY)}
+            name: {turns: _compiled(pool, jax.jit(kernel(turns)), kernel.given) for turns in (FEW, MANY)}
             for name, kernel in known.items()
         }
     for name in known:

@@ -50,7 +50,7 @@ def unroll(
       reverse: run from the last true step to the first; outputs stay aligned with the inputs.
       return_carries: also return the carry after each step.
       implementation: name of a kernel, or a tuple of names tried in order; None takes the first of
-        the registry that does not refuse (see `explain`).
+        the registry that does not refuse, nor has to be asked for by name (see `explain`).
       checkpoint_every: store carries only every so many steps (every T/2 at most) and compute the rest again in the
         backward pass; near sqrt(T) it saves the most.
       unroll: steps in each iteration of the compiled loop, as in `jax.lax.scan`.
@@ -86,7 +86,8 @@ def unroll(
 def step(cell: Any, params: Any, carry: Any, x: Array, *, implementation: Implementation = None) -> Any:
     """One step, as `cell.step` defines it, by the kernel that is fastest: for streaming.
 
-    On a CPU compiled code runs it, where there is some for the cell; everywhere else it is `cell.step`.
+    On a CPU compiled code runs it, where there is some for the cell; everywhere else, and unless `implementation` names
+    another kernel, it is `cell.step`.
 
     Args:
       cell: a cell of this library, or any object with `init`, `initial_carry` and `step`.

@@ -100,7 +100,7 @@ ERRORS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "unknown implementation": (
         {"implementation": "fast"},
         ValueError,
-        "implementation: expected None, one of 'native', 'fused', 'mosaic_gpu', 'pallas_tpu', 'cudnn', 'scan', "
+        "implementation: expected None, one of 'native', 'mosaic_gpu', 'fused', 'pallas_tpu', 'cudnn', 'scan', "
         "or a tuple of these, got 'fast'",
     ),
     "unknown implementation among others": (

@@ -124,6 +124,8 @@ def _times_one(tree: Any, source: Any) -> Any:
 
 def _zero(source: Any) -> Array:
     """A zero that depends on every leaf: the sum of no elements of each."""
-    none = lambda leaf: lax.slice(leaf, (0,) * leaf.ndim, (0,) * leaf.ndim)
-    total: Any = sum(jnp.sum(none(leaf)).astype(jnp.float32) for leaf in jax.tree.leaves(source))
+    # A number has no empty slice.
+    arrays = [leaf.reshape(leaf.shape or (1,)) for leaf in jax.tree.leaves(source)]
+    none = lambda array: lax.slice(array, (0,) * array.ndim, (0,) * array.ndim)
+    total: Any = sum(jnp.sum(none(array)).astype(jnp.float32) for array in arrays)
     return total

@@ -253,7 +253,8 @@ def _project_vjp(cell: PointwiseCell, params: Any, xs: Array, d_z: Array) -> tup
         z, vjp = jax.vjp(cell.project, params, xs)
         return vjp(d_z.astype(z.dtype))
     # By hand: z is of float32 at least, and JAX would multiply cotangents of that dtype, which tensor cores do slowly.
-    (w_x, b), vjp = jax.vjp(lambda params: (params.w_x.astype(cell.compute_dtype), params.b), params)
+    whole = lambda params: (params.w_x.astype(cell.compute_dtype), jnp.broadcast_to(params.b, d_z.shape[-1:]))
+    (w_x, b), vjp = jax.vjp(whole, params)
     d_w_x = matmul(xs.astype(w_x.dtype).T, d_z).astype(w_x.dtype)
     (d_params,) = vjp((d_w_x, d_z.sum(0, dtype=accumulator(d_z.dtype)).astype(b.dtype)))
     return d_params, matmul(d_z, w_x.T).astype(xs.dtype)

@@ -1,7 +1,9 @@
 """What is particular to `fused`: where it projects the inputs, and which cells it takes."""
 
+import dataclasses
 import functools
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -79,3 +81,67 @@ def test_refuses_a_cell_with_two_matmuls() -> None:
     assert reason is not None
     assert reason.startswith("GRU(hidden_size=4")
     assert "more than one recurrent matmul" in reason
+
+
+class LeakyParams(NamedTuple):
+    """`w_x [D, H]`, `w_h [H, H]`, one bias for all units, `b [1]`, and a rate, a number."""
+
+    w_x: jax.Array
+    w_h: jax.Array
+    b: jax.Array
+    rate: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaky(rj.PointwiseCell):
+    """With parameters of other shapes than this library's cells have."""
+
+    gates: ClassVar[int] = 1
+
+    def init(self, key: jax.Array, in_size: int) -> LeakyParams:
+        """A rate of a third."""
+        return LeakyParams(*self.draw_weights(key, in_size), self.zeros(1) + 0.1, self.zeros(1)[0] + 1 / 3)
+
+    def pointwise(self, params: LeakyParams, carry: Any, z: jax.Array, r: jax.Array) -> tuple[Any, jax.Array]:
+        """A step towards the new `h`."""
+        h = (1 - params.rate) * carry.h + params.rate * jnp.tanh(z + r)
+        return rj.RNNCarry(h), h
+
+
+def test_gradients_of_numbers_and_of_a_bias_for_all_units_equal_the_scans() -> None:
+    cell = Leaky(5, param_dtype=jnp.float64)
+    params, xs, carry = cases.data(cell)
+
+    def loss(params: Any, implementation: str) -> jax.Array:
+        return jnp.sum(jnp.sin(rj.unroll(cell, params, xs, carry, implementation=implementation)[1]))
+
+    assert rj.explain(cell, params, xs, carry, implementation="fused").chosen == "fused"
+    for derivative in (jax.grad, jax.jacfwd, jax.hessian):
+        got, expected = (derivative(loss)(params, name) for name in ("fused", "scan"))
+        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-11)
+    # And finite differences of the rate.
+    moved = lambda by: loss(params._replace(rate=params.rate + by), "fused")
+    slope = (moved(1e-6) - moved(-1e-6)) / 2e-6
+    np.testing.assert_allclose(jax.grad(loss)(params, "fused").rate, slope, rtol=1e-7)
+
+
+def matmuls(jaxpr: Any) -> Iterator[Any]:
+    """All matmuls of a program, at any depth."""
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "dot_general":
+            yield eqn
+        for value in jax.tree.leaves(eqn.params, is_leaf=lambda leaf: hasattr(leaf, "jaxpr") or hasattr(leaf, "eqns")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from matmuls(inner)
+
+
+def test_gradients_in_half_precision_are_multiplied_in_half_precision() -> None:
+    cell = rj.LSTM(6, param_dtype=jnp.bfloat16)
+    params, xs = cell.init(jax.random.key(0), 3), jnp.ones((4, 2, 3), jnp.bfloat16)
+    loss = lambda params, xs: jnp.sum(rj.unroll(cell, params, xs, implementation="fused")[1].astype(jnp.float32))
+    found = matmuls(jax.make_jaxpr(jax.grad(loss, (0, 1)))(params, xs).jaxpr)
+    # The cotangents of all steps' z, times the inputs and times the weights.
+    operands = {eqn.outvars[0].aval.shape: [var.aval.dtype.name for var in eqn.invars] for eqn in found}
+    assert operands[3, 24] == operands[8, 3] == ["bfloat16", "bfloat16"]

@@ -1,9 +1,9 @@
 """`mosaic_gpu`: the loop over time inside one kernel on a GPU, for any pointwise cell, in Pallas's Mosaic GPU.
 
 The recurrent weights stay in the shared memory of a cluster of thread blocks for all steps. kernels.py has the
-two kernels, block.py what a block of them does, tiling.py how units and rows are shared out, units.py
-`pointwise` by units, loops.py the arrays around them. The input projection before the kernel and the weights'
-gradients after it are matmuls of XLA.
+two kernels, block.py what a block of them does, exchange.py and mailbox.py what blocks give each other, tiling.py how
+units and rows are shared out, units.py `pointwise` by units, loops.py the arrays around them, portable.py the same for
+other devices. The input projection before the kernel and the weights' gradients after it are matmuls of XLA.
 
 Pallas is imported when the kernel is first asked for: it takes time, and another JAX may name things otherwise.
 """
@@ -122,9 +122,16 @@ def hesitates(cell: Any, inputs: Inputs, options: Options) -> str | None:
         return f"XLA can't spread it over the {len(jax.devices())} devices, as it does others"
     if inputs.xs.ndim == 2:
         return "xs has no batch axis, and where such a call is mapped each sequence takes a cluster of its own"
+    if inputs.xs.shape[0] == 1:
+        return "one step is no loop"
+    if cell.compute_dtype == "float32":
+        return "nobody has timed it in float32"
     chosen = _chosen(cell, inputs, options) if inputs.xs.size else None
     if chosen is None:
         return None
+    blocks, units = tiling.TRIED
+    if chosen.blocks not in blocks or chosen.block_units not in units:
+        return f"no GPU has run it in clusters of {chosen.blocks} blocks of {chosen.block_units} units"
     if chosen.blocks > tiling.PORTABLE and processors() < tiling.PROCESSORS:
         return (
             f"clusters of {chosen.blocks} blocks have run on GPUs of {tiling.PROCESSORS} processors, and this one has "
@@ -166,12 +173,15 @@ def _too_old() -> str:
 
 def elsewhere() -> str | None:
     """Why it can't run on the default device."""
+    config: Any = jax.config
+    default = jax.default_backend() if config.jax_default_device is None else config.jax_default_device
+    default = getattr(default, "platform", default)
     try:
-        is_nvidia = jax.devices("cuda") == jax.devices()
+        is_nvidia = default in ("gpu", "cuda") and jax.devices("cuda") == jax.devices()
     except RuntimeError:
         is_nvidia = False
     if not is_nvidia:
-        return f"it runs on an NVIDIA GPU, and the default device is a {jax.default_backend()}"
+        return f"it runs on an NVIDIA GPU, and the default device is a {default}"
     device = jax.devices()[0]
     if device.compute_capability != "9.0":
         return f"it runs on Hopper (compute capability 9.0), and {device.device_kind} has {device.compute_capability}"

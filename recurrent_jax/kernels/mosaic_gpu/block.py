@@ -1,8 +1,8 @@
 """A block of a kernel in Pallas's Mosaic GPU: how it is started, its memory, its copies, its matmuls, its meetings.
 
 Arrays are `[..., k, units, rows]`, but for right operands of matmuls in float32. In registers units by rows have
-one layout, in which they can be stored as rows of an operand. Mosaic changes with each JAX: it is named here and in
-kernels.py alone.
+one layout, in which they can be stored as rows of an operand. Mosaic changes with each JAX: it is named here, in
+kernels.py and exchange.py alone.
 """
 
 import math
@@ -151,10 +151,9 @@ class Block:
             self.meet()
             plgpu.copy_gmem_to_smem(source, target, barrier)
 
-    def meet(self, fenced: bool = True) -> None:
-        """Waits for the other blocks of the cluster; as `meet`."""
-        if self.cluster is not None:
-            meet(self.cluster, fenced and self.program.interpret is None)
+    def meet(self) -> None:
+        """Waits for the other blocks of the cluster."""
+        meet(self.cluster, self.program.interpret is None)
 
     def laid_out(self, piece: Array) -> Array:
         """Units by rows in registers, in the one layout that suits operands of a matmul."""
@@ -234,10 +233,18 @@ def ptx(text: str, *refs: Any, number: Any = None, lie: Any = ()) -> None:
     inline(*refs, *numbers)
 
 
-def run(program: Program, body: Callable[..., None], operands: Any, results: Any, scratch: Any) -> Any:
-    """The results of `body(operands, results, scratch)`, pytrees of `GlobalArray` and of shared memory."""
+def run(
+    program: Program, body: Callable[..., None], operands: Any, results: Any, scratch: Any, between: dict[str, Any]
+) -> Any:
+    """The results of `body(operands, results, scratch)`, pytrees of `GlobalArray` and of shared memory.
+
+    Args:
+      between: more results, which only blocks read.
+    """
+    if program.dtype == jnp.float32:
+        operands = operands | {"w": to_tf32(operands["w"])}
     given, given_structure = jax.tree.flatten(operands)
-    wanted, wanted_structure = jax.tree.flatten(results)
+    wanted, wanted_structure = jax.tree.flatten(results | between)
     shapes = [leaf.shape for leaf in (*given, *wanted)]
     as_matrix = lambda shape: (math.prod(shape[:-1]), shape[-1])
 
@@ -263,7 +270,8 @@ def run(program: Program, body: Callable[..., None], operands: Any, results: Any
     # Mosaic says of no result that it varies over a mesh: as the steps do, which are made of the inputs.
     steps = jax.tree.leaves(operands["steps"])[0]
     out = [varying_like(a.reshape(leaf.shape), steps) for a, leaf in zip(out, wanted, strict=True)]
-    return jax.tree.unflatten(wanted_structure, out)
+    out = jax.tree.unflatten(wanted_structure, out)
+    return {name: out[name] for name in results}
 
 
 def matmul(left: Any, batch: Any, target: Any, program: Program) -> None:

@@ -27,7 +27,7 @@ class Alone:
         self.program, self.block, self.own, self.outs = block.program, block, own, outs
 
     @staticmethod
-    def results(program: Program) -> dict[str, Any]:
+    def between(program: Program) -> dict[str, Any]:
         """Global memory that it needs."""
         del program
         return {}
@@ -59,7 +59,7 @@ class Through(Alone):
     """Through global memory, which holds the parts of two steps by turns."""
 
     @staticmethod
-    def results(program: Program) -> dict[str, Any]:
+    def between(program: Program) -> dict[str, Any]:
         """What each block has for each other one."""
         tiling = program.tiling
         parts = (program.tiles, 2, tiling.blocks, tiling.blocks, tiling.block_units, tiling.rows)
@@ -105,9 +105,8 @@ class Direct(Alone):
         }
 
     def begin(self) -> None:
-        """Makes the mailbox known to all."""
+        """Makes the mailbox, to which nobody posts before all blocks have arrived in `send`."""
         open_mailbox(self.own["posted"])
-        self.block.meet(fenced=False)
 
     def send(self, turn: Any) -> None:
         """Begins stores into the mailboxes, which are read by now."""

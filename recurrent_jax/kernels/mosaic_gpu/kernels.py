@@ -6,10 +6,10 @@ left operand of `wgmma`, whose tile has at least 64 rows, and the batch is the r
 float32 that one lies as `[rows, units]`.
 
 Forward, a step: r = W_h h for the block's units and all gates; `pointwise`; the new h goes through global memory
-to all blocks of the cluster, which a barrier of the cluster separates from the next step.
+to all blocks of the cluster.
 
 Backward, a step: the cotangents of the pre-activations of the block's units; their part of W_h^T dr for all units
-goes through global memory; after the barrier each block adds up all parts for its own units.
+goes to the blocks that own these; each block adds up all parts for its own units.
 
 What a step reads comes ahead of time by TMA, and what it gives leaves by TMA.
 """
@@ -52,13 +52,12 @@ def forward(program: Program, advance: Callable[..., Any], operands: Any, result
     saves, alone = results["starts"] is not None, tiling.blocks == 1
     # Where the new h of a step meets those of other blocks: in `starts`, or by itself, two steps by turns.
     apart = not alone and (tiling.by_rows or not saves)
-    if apart:
-        ring = (program.rows, tiling.all_units) if tiling.by_rows else (tiling.all_units, program.rows)
-        results = results | {"exchange": jax.ShapeDtypeStruct((2, *ring), program.dtype)}
+    ring = (program.rows, tiling.all_units) if tiling.by_rows else (tiling.all_units, program.rows)
+    between = {"exchange": jax.ShapeDtypeStruct((2, *ring), program.dtype)} if apart else {}
     staged = {name: results[name] for name in ("ys", "pre", "carries")}
     scratch = {
         "w": left_operand(tiling.matmul_rows, tiling.all_units, program),
-        "h": right_operand(tiling.all_units, program, tiling.hidden),
+        "h": right_operand(tiling.all_units, program, tiling.places),
         "own_h": right_operand(tiling.block_units, program) if apart else None,
         "r": plgpu.SMEM((tiling.matmul_rows, tiling.rows), program.exact),
         "own": resident(operands["own"], program),
@@ -68,7 +67,7 @@ def forward(program: Program, advance: Callable[..., Any], operands: Any, result
         "staged": resident(staged, program, lead=1),
         "arrived": plgpu.Barrier(num_arrivals=1 + copies(operands, "own", "carry", "initial")),
         "step_arrived": plgpu.Barrier(num_arrivals=copies(operands, "steps", lead=1), num_barriers=SLOTS),
-        "h_arrived": plgpu.Barrier(num_barriers=tiling.hidden),
+        "h_arrived": plgpu.Barrier(num_barriers=tiling.places),
     }
 
     def body(ins: Any, outs: Any, own: Any) -> None:
@@ -93,7 +92,7 @@ def forward(program: Program, advance: Callable[..., Any], operands: Any, result
             """Begins to fetch the h of all blocks; each sends its own to all, once it is where it can be read."""
             where = (outs["exchange"], turn % 2) if apart else (outs["starts"].h, program.at(turn), 0)
             plgpu.wait_smem_to_gmem(0, wait_read_only=False)
-            slot = turn % tiling.hidden
+            slot = turn % tiling.places
             block.gather(block.of_operand(*where), own["h"].at[slot], own["h_arrived"].at[slot])
 
         def follow(turn: Any) -> None:
@@ -116,8 +115,8 @@ def forward(program: Program, advance: Callable[..., Any], operands: Any, result
             params, start, initial = (block.read(own[name]) for name in ("own", "start", "initial"))
             z = block.read(own["steps"]["z"], slot)
             if not alone:
-                plgpu.barrier_wait(own["h_arrived"].at[turn % tiling.hidden])
-            matmul(own["w"], own["h"].at[turn % tiling.hidden], own["r"], program)
+                plgpu.barrier_wait(own["h_arrived"].at[turn % tiling.places])
+            matmul(own["w"], own["h"].at[turn % tiling.places], own["r"], program)
             gates = [pl.ds(gate * tiling.block_units, tiling.block_units) for gate in range(tiling.gates)]
             r = Pieces(block.load(own["r"].at[gate]) for gate in gates)
             new, following, y, pre = advance(params, start, z, r, keep, reset, initial)
@@ -144,7 +143,7 @@ def forward(program: Program, advance: Callable[..., Any], operands: Any, result
         block.send(own["start"], outs["last"])
         plgpu.wait_smem_to_gmem(0)
 
-    return run(program, body, operands, results, scratch)
+    return run(program, body, operands, results, scratch, between)
 
 
 def backward(
@@ -161,7 +160,6 @@ def backward(
     """
     tiling, exchange = program.tiling, exchange_of(program)
     gates = tiling.gates * tiling.block_units
-    results = results | exchange.results(program)
     # The cotangents that do not leave from where the matmul reads them.
     others = results["d_pre"] if tiling.by_rows else results["d_pre"][:-1]
     scratch = exchange.scratch(program) | {
@@ -216,4 +214,4 @@ def backward(
         block.send(own["state"], outs["state"])
         plgpu.wait_smem_to_gmem(0)
 
-    return run(program, body, operands, results, scratch)
+    return run(program, body, operands, results, scratch, exchange.between(program))

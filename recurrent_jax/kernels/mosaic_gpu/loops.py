@@ -5,11 +5,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from recurrent_jax.cells.base import Array
 from recurrent_jax.kernels.contract import Outputs, masked_step, select
-from recurrent_jax.kernels.mosaic_gpu import kernels
-from recurrent_jax.kernels.mosaic_gpu.block import Program, to_tf32
+from recurrent_jax.kernels.mosaic_gpu import kernels, portable
+from recurrent_jax.kernels.mosaic_gpu.block import Program
 from recurrent_jax.kernels.mosaic_gpu.tiling import Held, Tiling
 from recurrent_jax.kernels.mosaic_gpu.units import UnitFunction
 from recurrent_jax.kernels.pointwise import Pass, Saved, State
@@ -108,7 +109,7 @@ def forward(unrolled: Pass, tiling: Tiling, save: bool, interpret: Any) -> tuple
         "carries": layout.shapes(rows["carry"], steps=True) if options.return_carries else None,
     }
     program = layout.program(unrolled, options.reverse, interpret)
-    out = kernels.forward(program, functions.advance, operands, results)
+    out = _run("forward", program, functions.advance, operands=operands, results=results)
     outputs = Outputs(layout.rows(out["last"]), layout.steps(out["ys"]), layout.steps(out["carries"]))
     return outputs, Saved(out["starts"], out["pre"])
 
@@ -139,11 +140,20 @@ def backward(
         "d_pre": layout.shapes(functions.rows["pre"], steps=True),
     }
     program = layout.program(unrolled, not options.reverse, interpret)
-    out = kernels.backward(program, functions.pull_back, functions.pull_start, operands, results)
+    out = _run("backward", program, functions.pull_back, functions.pull_start, operands=operands, results=results)
     of_units = out["state"]
     own = jax.tree.map(lambda leaf: leaf.sum(tuple(range(leaf.ndim - 1))), layout.rows(of_units.own))
     state = State(layout.rows(of_units.carry), own, layout.rows(of_units.initial))
     return layout.steps(saved.starts.h), state, layout.steps(out["d_pre"])
+
+
+def _run(direction: str, program: Program, *functions: Any, operands: Any, results: Any) -> Any:
+    """A kernel, or what it computes where a program is lowered for another device."""
+    kernel = lambda operands: getattr(kernels, direction)(program, *functions, operands, results)
+    if program.interpret is not None:
+        return kernel(operands)
+    other = lambda operands: getattr(portable, direction)(program, *functions, operands, results)
+    return lax.platform_dependent(operands, cuda=kernel, default=other)
 
 
 class _Layout:
@@ -182,8 +192,6 @@ class _Layout:
         w = self._filled_up(self._filled_up(w, axis=1), axis=2, zeros=True)
         w = w.reshape(tiling.gates, tiling.blocks, tiling.block_units, tiling.all_units).swapaxes(0, 1)
         w = w.reshape(tiling.blocks, tiling.gates * tiling.block_units, tiling.all_units)
-        if w.dtype == jnp.float32:
-            w = to_tf32(w)
         return jnp.pad(w, ((0, 0), (0, tiling.matmul_rows - w.shape[1]), (0, 0)))
 
     def flags(self) -> tuple[Array | None, Array | None]:

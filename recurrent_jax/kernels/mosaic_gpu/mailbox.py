@@ -1,7 +1,7 @@
 """Shared memory of a block into which all blocks of its cluster store, in PTX: Pallas has it for half as wide stores.
 
-A barrier in shared memory counts the bytes as they come. PTX orders each store before its bytes are counted, so nobody
-meets and nobody fences.
+A barrier in shared memory counts the bytes as they come. PTX orders each store before its bytes are counted: whoever
+waits for all of them needs no meeting and no fence to read them.
 """
 
 from typing import Any

@@ -9,6 +9,8 @@ SHARED = 227 * 1024 - 2048
 BLOCKS = 16
 # Those that any GPU can have in a cluster.
 PORTABLE = 8
+# What has run on a GPU: blocks of a cluster, and units of a block.
+TRIED = (1, 2, 4, 8, 16), (32, 64)
 # Units that a block can own: whole rows of the tiles in which matmul operands lie.
 UNITS = 32
 # Rows that a cluster can own: what one row of a swizzled matmul operand in two-byte numbers can hold.
@@ -23,7 +25,7 @@ PROCESSORS = 132
 GROUP = 16
 # Cycles that things take, the mean of both kernels, as measured on an H200: a `wgmma` of 64 rows and 16 units, and what
 # each row of the batch adds to it; a step besides, and what each number that a thread owns adds to it; an exchange, the
-# bytes of parts that it moves in a cycle, and what it takes longer through global memory.
+# bytes of parts that it moves in a cycle, and what it takes longer where blocks meet and fence.
 MULTIPLY, MULTIPLY_ROW, STEP, NUMBER, EXCHANGE, EXCHANGE_BYTES, THROUGH = 20, 0.25, 800, 150, 1000, 18, 1500
 # Steps that are fetched ahead, the one that runs among them.
 SLOTS = 2
@@ -76,7 +78,7 @@ class Tiling(NamedTuple):
         return self.blocks > 1 and not self.by_rows
 
     @property
-    def hidden(self) -> int:
+    def places(self) -> int:
         """Steps whose h a block holds: what others send it may come while it still reads the last one."""
         return 2 if self.collective else 1
 
@@ -94,7 +96,7 @@ class Tiling(NamedTuple):
         """
         own, pieces = self.block_units * self.rows, [forward, backward]
         held = [own * (SLOTS * piece.of_a_step + piece.of_all) for piece in pieces]
-        held[0] += self.hidden * self.all_units * self.rows * itemsize + self.matmul_rows * self.rows * exact
+        held[0] += self.places * self.all_units * self.rows * itemsize + self.matmul_rows * self.rows * exact
         held[1] += self.matmul_rows * self.rows * itemsize + self.all_units * self.rows * exact
         if self.direct:  # what leaves lies apart from what comes, and so does a barrier
             held[1] += min(self.sums_at_a_time, self.all_units) * self.rows * exact + 8
@@ -150,7 +152,7 @@ def cycles(tiling: Tiling, rows: int, processors: int) -> float:
     if tiling.blocks > 1:
         # In one of the two kernels they exchange parts of float32.
         step += EXCHANGE + tiling.all_units * tiling.rows * 4 / EXCHANGE_BYTES / 2
-        step += 0 if tiling.direct else THROUGH
+        step += THROUGH * ((not tiling.direct) + tiling.by_rows) / 2
     return waves(tiling, rows, processors) * step
 
 

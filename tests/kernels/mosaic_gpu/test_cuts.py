@@ -73,7 +73,7 @@ def test_shared_memory_is_what_the_kernels_take(
 
     taken = []
 
-    def run(program: Any, _: Any, operands: Any, results: Any, scratch: Any) -> Any:
+    def run(program: Any, _: Any, operands: Any, results: Any, scratch: Any, between: Any) -> Any:
         """Instead of the kernel: what it would take."""
         buffers = [leaf for leaf in jax.tree.leaves(scratch) if hasattr(leaf, "dtype")]
         taken.append(sum(math.prod(leaf.shape) * jnp.dtype(leaf.dtype).itemsize for leaf in buffers))

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import pytest
 
 import recurrent_jax as rj
+from recurrent_jax import kernels
 from recurrent_jax.kernels import mosaic_gpu
 from recurrent_jax.kernels.contract import Inputs, Options
-from tests.kernels.mosaic_gpu.given import HALF, inputs, needs_mosaic
+from tests.kernels.mosaic_gpu.given import HALF, inputs, kernels_of, needs_mosaic
 
 
 def refusal(cell: Any, given: Inputs | None = None) -> str | None:
@@ -46,6 +47,7 @@ def test_refuses_other_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         compute_capability, device_kind = "8.0", "NVIDIA A100"
 
     monkeypatch.setattr(jax, "devices", lambda *_: [Ampere])
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert refusal(rj.LSTM(64, **HALF)) == "it runs on Hopper (compute capability 9.0), and NVIDIA A100 has 8.0"
 
 
@@ -169,6 +171,7 @@ def test_the_same_call_is_looked_at_once() -> None:
         (256, 16, 114, None),
         (256, 256, 132, None),
         (64, 16 * 132, 132, None),
+        (384, 16, 132, "no GPU has run it in clusters of 12 blocks of 32 units"),
     ],
 )
 def test_hesitates_where_it_may_be_slow(
@@ -189,3 +192,23 @@ def test_hesitates_where_a_batch_may_be_mapped() -> None:
     cell, xs = rj.LSTM(64, **HALF), jax.ShapeDtypeStruct((6, 8), jnp.bfloat16)
     why = mosaic_gpu.hesitates(cell, inputs(cell)._replace(xs=xs), Options())
     assert why == "xs has no batch axis, and where such a call is mapped each sequence takes a cluster of its own"
+
+
+def test_hesitates_in_float32_and_at_a_single_step() -> None:
+    cell = rj.LSTM(64, **HALF)
+    given = inputs(cell)
+    why = mosaic_gpu.hesitates(cell, given._replace(xs=jax.ShapeDtypeStruct((1, 16, 8), jnp.bfloat16)), Options())
+    assert why == "one step is no loop"
+    assert mosaic_gpu.hesitates(rj.LSTM(64), inputs(rj.LSTM(64)), Options()) == "nobody has timed it in float32"
+
+
+@needs_mosaic
+@pytest.mark.usefixtures("on_hopper")
+def test_unroll_takes_it_and_a_step_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels.native, "refuses", lambda *_: "as on a GPU")
+    cell = rj.GRU(64, **HALF)
+    given = inputs(cell, flags=False)
+    with jax.enable_x64(False):
+        assert kernels_of(lambda params, xs: rj.unroll(cell, params, xs)[1], given.params, given.xs) == 1
+        one = jax.ShapeDtypeStruct(given.xs.shape[1:], given.xs.dtype)
+        assert kernels_of(lambda *args: rj.step(cell, *args), given.params, given.carry, one) == 0
