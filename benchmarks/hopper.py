@@ -1,7 +1,9 @@
 """What decides how `mosaic_gpu` is cut: how fast the blocks of a Hopper GPU reach each other, and every cut by itself.
 
     meeting     all blocks of a cluster wait for each other
-    exchange    as the kernel does at each step: each block's part of h to global memory, the meeting, all of h back
+    exchange    each block's part of h to global memory, the meeting, all of h back
+    gather      as the kernel does forward: each block's part of h to global memory, and back to all in one copy
+    post        as the kernel does backward: each block's part of all sums into the shared memory of who owns them
     neighbour   each block stores a tile in the shared memory of the next of its cluster, and waits for its own
     grid        all blocks of the GPU wait for each other by a semaphore in global memory
 
@@ -29,7 +31,7 @@ import recurrent_jax as rj
 from benchmarks.machine import commit, device, versions
 from recurrent_jax.kernels import mosaic_gpu as mosaic_kernel
 from recurrent_jax.kernels.contract import Inputs, Options
-from recurrent_jax.kernels.mosaic_gpu import fitting, tiled, tiling
+from recurrent_jax.kernels.mosaic_gpu import fitting, mailbox, tiled, tiling
 from recurrent_jax.kernels.mosaic_gpu.block import meet
 
 plgpu: Any = mosaic_gpu  # whose types are other ones with each JAX
@@ -89,6 +91,68 @@ def exchange(blocks: int, units: int, fenced: bool) -> Kernel:
         lax.fori_loop(0, turns, turn, None)
 
     return _kernel(body, (units, ROWS), jnp.bfloat16, scratch, blocks, out_shape=(2 * units, ROWS))
+
+
+def gather(blocks: int, units: int) -> Kernel:
+    """As `exchange`, where each block fetches what it has written itself, for all."""
+    part = units // blocks
+    scratch = {
+        "part": plgpu.SMEM((part, ROWS), jnp.bfloat16),
+        "all": plgpu.SMEM((2, units, ROWS), jnp.bfloat16),
+        "arrived": plgpu.Barrier(num_barriers=2),
+    }
+
+    def body(turns: int, x: Any, out: Any, own: Any) -> None:
+        mine = pl.ds(lax.axis_index("blocks") * part, part)
+
+        def fetch(source: Any, slot: Any) -> None:
+            all_of_it, arrived = own["all"].at[slot], own["arrived"].at[slot]
+            plgpu.copy_gmem_to_smem(source, all_of_it, arrived, collective_axes=("blocks",))
+            plgpu.barrier_wait(arrived)
+
+        fetch(x, 1)
+
+        def turn(number: Any, _: Any) -> None:
+            slot = number % 2
+            own["part"][...] = own["all"][1 - slot, mine] + jnp.bfloat16(1)
+            plgpu.commit_smem()
+            place = out.at[pl.ds(slot * units, units)]
+            plgpu.copy_smem_to_gmem(own["part"], place.at[mine])
+            plgpu.wait_smem_to_gmem(0, wait_read_only=False)
+            fetch(place, slot)
+
+        lax.fori_loop(0, turns, turn, None)
+
+    return _kernel(body, (units, ROWS), jnp.bfloat16, scratch, blocks, out_shape=(2 * units, ROWS))
+
+
+def posting(blocks: int) -> Kernel:
+    """Each block stores `[32, 16]` of float32 in the mailbox of each; those of 16 blocks are stored half by half."""
+    cut = tiling.Tiling(1, blocks * tiling.UNITS, blocks, tiling.UNITS, ROWS, by_rows=False, direct=True)
+    some = min(cut.sums_at_a_time, cut.all_units)
+    scratch = {
+        "cluster": plgpu.ClusterBarrier(collective_axes=("blocks",)),
+        "parts": plgpu.SMEM((some, ROWS), jnp.float32, transforms=mailbox.transforms(cut)),
+        "mailbox": plgpu.SMEM((cut.all_units, ROWS), jnp.float32, transforms=mailbox.transforms(cut)),
+        "posted": plgpu.SMEM((2,), jnp.int32),
+    }
+
+    def body(turns: int, x: Any, out: Any, own: Any) -> None:
+        mailbox.open_mailbox(own["posted"])
+
+        def turn(number: Any, _: Any) -> None:
+            plgpu.commit_smem()
+            plgpu.barrier_arrive(own["cluster"])
+            plgpu.barrier_wait(own["cluster"])
+            for start in range(0, cut.all_units, some):
+                units = pl.ds(start, min(some, cut.all_units - start))
+                mailbox.post(own["parts"], own["mailbox"], own["posted"], units, cut)
+            mailbox.await_posted(own["posted"], number % 2)
+
+        lax.fori_loop(0, turns, turn, None)
+        out[...] = x[...] + turns
+
+    return _kernel(body, (128,), jnp.float32, scratch, blocks)
 
 
 def neighbour(blocks: int) -> Kernel:
@@ -173,6 +237,8 @@ def constants(processors: int) -> dict[str, Kernel]:
         **{f"meeting of {blocks}": meeting(blocks) for blocks in (2, 4, 8, 16)},
         **{f"exchange of {32 * b} units by {b}": exchange(b, 32 * b, True) for b in (2, 8, 16)},
         "exchange of 512 units by 16, without fences": exchange(16, 512, False),
+        **{f"gather of {32 * b} units by {b}": gather(b, 32 * b) for b in (2, 8, 16)},
+        **{f"post of {blocks}": posting(blocks) for blocks in (2, 8, 16)},
         **{f"neighbour of {blocks}": neighbour(blocks) for blocks in (2, 16)},
         f"grid of {processors}": grid(processors),
     }
@@ -283,7 +349,7 @@ def measure(out: pathlib.Path, minutes: float) -> int:
 
     known = constants(mosaic_kernel.processors())
     # What hangs or ends the process if anything does comes last.
-    last = [name for name in known if name.startswith(("neighbour", "grid"))]
+    last = [name for name in known if name.startswith(("post", "neighbour", "grid"))]
     with ThreadPoolExecutor() as pool:
         compiled = {
             name: {turns: _compiled(pool, jax.jit(kernel(turns)), kernel.given) for turns in (FEW, MANY)}
