@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from recurrent_jax.cells.base import Array
 
@@ -29,6 +30,11 @@ def varying_like(array: Array, other: Array) -> Array:
     if _variation(array) == _variation(other):
         return array
     return array + other.reshape(-1)[:0].sum().astype(array.dtype)
+
+
+def varies(array: Array) -> bool:
+    """Whether it lies within `jax.shard_map`, and differs from one part of the mesh to the next."""
+    return _variation(array) != _variation(jnp.zeros(()))
 
 
 def _name(kind: Any) -> str:

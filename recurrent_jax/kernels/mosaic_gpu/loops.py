@@ -9,6 +9,7 @@ from jax import lax
 
 from recurrent_jax.cells.base import Array
 from recurrent_jax.kernels.contract import Outputs, masked_step, select
+from recurrent_jax.kernels.mesh import varies
 from recurrent_jax.kernels.mosaic_gpu import kernels, portable
 from recurrent_jax.kernels.mosaic_gpu.block import Program
 from recurrent_jax.kernels.mosaic_gpu.tiling import Held, Tiling
@@ -150,7 +151,8 @@ def backward(
 def _run(direction: str, program: Program, *functions: Any, operands: Any, results: Any) -> Any:
     """A kernel, or what it computes where a program is lowered for another device."""
     kernel = lambda operands: getattr(kernels, direction)(program, *functions, operands, results)
-    if program.interpret is not None:
+    # Within `shard_map` it was asked for by its name, over GPUs.
+    if program.interpret is not None or varies(jax.tree.leaves(operands["steps"])[0]):
         return kernel(operands)
     other = lambda operands: getattr(portable, direction)(program, *functions, operands, results)
     return lax.platform_dependent(operands, cuda=kernel, default=other)

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from jax import lax
 
 from recurrent_jax.cells.base import Array, accumulator
-from recurrent_jax.kernels.mesh import varying_like
 from recurrent_jax.kernels.mosaic_gpu.block import Program
 from recurrent_jax.kernels.mosaic_gpu.units import Pieces
 
@@ -28,8 +27,7 @@ def forward(program: Program, advance: Callable[..., Any], operands: Any, result
         given = {name: _stacked(tree) for name, tree in of_step.items() if results[name] is not None}
         return _like(_stacked(following), start), given | {"starts": start}
 
-    first = _varying(operands["carry"], operands["steps"])
-    last, given = lax.scan(step, first, operands["steps"], reverse=program.reverse)
+    last, given = lax.scan(step, operands["carry"], operands["steps"], reverse=program.reverse)
     out = {"last": last} | {name: given[name] for name in ("ys", "pre", "carries", "starts") if name in given}
     return {name: _like(out[name], like) if like is not None else None for name, like in results.items()}
 
@@ -49,7 +47,7 @@ def backward(
         d_h = sum(_product(gate.T, piece) for gate, piece in zip(w, d_r, strict=True))
         return _like(_stacked(pull_start(half, Pieces([d_h]), keep, reset)), state), _stacked(list(d_pre))
 
-    first = _varying(zeros._replace(carry=_like(operands["d_last"], zeros.carry)), operands["steps"])
+    first = zeros._replace(carry=_like(operands["d_last"], zeros.carry))
     state, d_pre = lax.scan(step, first, operands["steps"], reverse=program.reverse)
     return {"state": state, "d_pre": _like(d_pre, results["d_pre"])}
 
@@ -84,11 +82,6 @@ def _pieces(tree: Any) -> Any:
 def _stacked(tree: Any) -> Any:
     """Each `Pieces` as an array."""
     return jax.tree.map(lambda pieces: jnp.stack(pieces), tree, is_leaf=lambda leaf: isinstance(leaf, Pieces))
-
-
-def _varying(tree: Any, steps: Any) -> Any:
-    """Arrays that vary over a mesh as those of the steps do."""
-    return jax.tree.map(lambda leaf: varying_like(leaf, jax.tree.leaves(steps)[0]), tree)
 
 
 def _like(tree: Any, like: Any) -> Any:
