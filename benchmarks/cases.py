@@ -44,6 +44,7 @@ CASES = {
     "sequence": Case(512, 16, 512, 512),
     "sequences": Case(512, 64, 512, 512),
     "short_sequence": Case(512, 16, 256, 256),
+    "long_sequence": Case(1024, 16, 512, 512),
     # What fills an accelerator.
     "wide": Case(256, 64, 1024, 1024),
     "crowd": Case(128, 512, 512, 512),

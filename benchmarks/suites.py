@@ -126,6 +126,7 @@ SUITES = {
             Block((GRADIENT,), ("sequence",), ("LSTM",), ("float32",), _ACCELERATED, _WITH_CUDNN),
             Block((GRADIENT,), ("sequence",), ("LSTM-coupled", "LSTM-peephole"), ("bfloat16",), _ACCELERATED, ()),
             Block((PADDED,), ("sequence",), ("GRU",), ("float16",), _ACCELERATED, ("PyTorch",)),
+            Block((GRADIENT,), ("long_sequence",), ("LSTM",), _HALF, ("mosaic_gpu",), ("PyTorch",)),
             Block((GRADIENT,), ("crowd", "wide"), ("LSTM",), ("bfloat16",), _ACCELERATED, ("PyTorch",)),
             Block((GRADIENT, FORWARD), (MIDDLE,), dtypes=("float32", "bfloat16"), implementations=_ACCELERATED),
             _step(("stream",), dtypes=("float32", "bfloat16")),
