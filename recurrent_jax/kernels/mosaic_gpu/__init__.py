@@ -1,9 +1,10 @@
 """`mosaic_gpu`: the loop over time inside one kernel on a GPU, for any pointwise cell, in Pallas's Mosaic GPU.
 
 The recurrent weights stay in the shared memory of a cluster of thread blocks for all steps. kernels.py has the
-two kernels, block.py what a block of them does, exchange.py and mailbox.py what blocks give each other, tiling.py how
-units and rows are shared out, units.py `pointwise` by units, loops.py the arrays around them, portable.py the same for
-other devices. The input projection before the kernel and the weights' gradients after it are matmuls of XLA.
+two kernels, block.py what a block of them does, hidden.py, exchange.py and mailbox.py what blocks give each other,
+tiling.py how units and rows are shared out, units.py `pointwise` by units, loops.py the arrays around them, portable.py
+the same for other devices. The input projection before the kernel and the weights' gradients after it are matmuls of
+XLA.
 
 Pallas is imported when the kernel is first asked for: it takes time, and another JAX may name things otherwise.
 """

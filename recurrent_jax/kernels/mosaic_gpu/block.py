@@ -2,7 +2,7 @@
 
 Arrays are `[..., k, units, rows]`, but for right operands of matmuls in float32. In registers units by rows have
 one layout, in which they can be stored as rows of an operand. Mosaic changes with each JAX: it is named here, in
-kernels.py and exchange.py alone.
+kernels.py, hidden.py and exchange.py alone.
 """
 
 import math

@@ -35,6 +35,7 @@ from recurrent_jax.kernels.mosaic_gpu.block import (
     slots,
 )
 from recurrent_jax.kernels.mosaic_gpu.exchange import exchange_of
+from recurrent_jax.kernels.mosaic_gpu.hidden import Hidden
 from recurrent_jax.kernels.mosaic_gpu.tiling import SLOTS, UNITS
 from recurrent_jax.kernels.mosaic_gpu.units import Pieces
 
@@ -48,17 +49,10 @@ def forward(program: Program, advance: Callable[..., Any], operands: Any, result
         `reset`, the last one that of the step to come.
       results: shapes of `last`, `ys`, `pre`, `carries` and `starts`; one of these may be None.
     """
-    tiling = program.tiling
-    saves, alone = results["starts"] is not None, tiling.blocks == 1
-    # Where the new h of a step meets those of other blocks: in `starts`, or by itself, two steps by turns.
-    apart = not alone and (tiling.by_rows or not saves)
-    ring = (program.rows, tiling.all_units) if tiling.by_rows else (tiling.all_units, program.rows)
-    between = {"exchange": jax.ShapeDtypeStruct((2, *ring), program.dtype)} if apart else {}
+    tiling, saves = program.tiling, results["starts"] is not None
     staged = {name: results[name] for name in ("ys", "pre", "carries")}
-    scratch = {
+    scratch = Hidden.scratch(program, saves) | {
         "w": left_operand(tiling.matmul_rows, tiling.all_units, program),
-        "h": right_operand(tiling.all_units, program, tiling.places),
-        "own_h": right_operand(tiling.block_units, program) if apart else None,
         "r": plgpu.SMEM((tiling.matmul_rows, tiling.rows), program.exact),
         "own": resident(operands["own"], program),
         "start": resident(operands["carry"], program),
@@ -67,45 +61,25 @@ def forward(program: Program, advance: Callable[..., Any], operands: Any, result
         "staged": resident(staged, program, lead=1),
         "arrived": plgpu.Barrier(num_arrivals=1 + copies(operands, "own", "carry", "initial")),
         "step_arrived": plgpu.Barrier(num_arrivals=copies(operands, "steps", lead=1), num_barriers=SLOTS),
-        "h_arrived": plgpu.Barrier(num_barriers=tiling.places),
     }
 
     def body(ins: Any, outs: Any, own: Any) -> None:
         block = Block(program, own["cluster"])
+        hidden = Hidden(block, own, outs)
         places = (("own", "own"), ("carry", "start"), ("initial", "initial"))
         block.begin(ins, own, *((ins[source], own[target]) for source, target in places))
         plgpu.barrier_wait(own["arrived"])
 
-        # Where a step leaves its part of h as an operand; None where h goes out to the others from `start`.
-        mine = own["h"].at[0] if alone else own["own_h"]
-        # What of `start` goes out with h, and what after it.
-        others = lambda carry: carry if alone or apart else carry._replace(h=None)
-
-        def publish(turn: Any) -> None:
-            """Sends out what other blocks wait for: h as the step of a turn will consume it."""
-            if apart:
-                plgpu.copy_smem_to_gmem(mine, block.of_operand(outs["exchange"], turn % 2, units=block.units))
-            elif not alone:
-                block.send(own["start"].h, outs["starts"].h, program.at(turn))
-
-        def gather(turn: Any) -> None:
-            """Begins to fetch the h of all blocks; each sends its own to all, once it is where it can be read."""
-            where = (outs["exchange"], turn % 2) if apart else (outs["starts"].h, program.at(turn), 0)
-            plgpu.wait_smem_to_gmem(0, wait_read_only=False)
-            slot = turn % tiling.places
-            block.gather(block.of_operand(*where), own["h"].at[slot], own["h_arrived"].at[slot])
-
         def follow(turn: Any) -> None:
             """Sends out the rest of what the step of a turn will consume."""
             if saves:
-                block.send(others(own["start"]), others(outs["starts"]), program.at(turn))
+                block.send(hidden.rest(own["start"]), hidden.rest(outs["starts"]), program.at(turn))
 
-        if mine is not None:
-            block.write_operand(mine, 0, block.read(own["start"].h)[0])
+        if hidden.mine is not None:
+            hidden.write(block.read(own["start"].h)[0])
             plgpu.commit_smem()
-        if not alone:
-            publish(0)
-            gather(0)
+        hidden.publish(0)
+        hidden.gather(0)
         follow(0)
 
         def step(turn: Any, _: Any) -> None:
@@ -114,9 +88,7 @@ def forward(program: Program, advance: Callable[..., Any], operands: Any, result
             keep, reset = (block.flag(own["steps"][name], slot) for name in ("keep", "reset"))
             params, start, initial = (block.read(own[name]) for name in ("own", "start", "initial"))
             z = block.read(own["steps"]["z"], slot)
-            if not alone:
-                plgpu.barrier_wait(own["h_arrived"].at[turn % tiling.places])
-            matmul(own["w"], own["h"].at[turn % tiling.places], own["r"], program)
+            matmul(own["w"], hidden.operand(turn), own["r"], program)
             gates = [pl.ds(gate * tiling.block_units, tiling.block_units) for gate in range(tiling.gates)]
             r = Pieces(block.load(own["r"].at[gate]) for gate in gates)
             new, following, y, pre = advance(params, start, z, r, keep, reset, initial)
@@ -124,17 +96,14 @@ def forward(program: Program, advance: Callable[..., Any], operands: Any, result
             plgpu.wait_smem_to_gmem(0, wait_read_only=True)
             # First what others wait for.
             block.write(own["start"].h, following.h)
-            if mine is not None:
-                block.write_operand(mine, 0, following.h[0])
+            hidden.write(following.h[0])
             plgpu.commit_smem()
-            if not alone:
-                pl.when(goes_on)(lambda: publish(turn + 1))
+            hidden.publish(turn + 1, goes_on)
             block.write(own["start"]._replace(h=None), following._replace(h=None))
             carries = None if staged["carries"] is None else new
             block.write(own["staged"], {"ys": y, "pre": None if staged["pre"] is None else pre, "carries": carries})
             plgpu.commit_smem()
-            if not alone:
-                pl.when(goes_on)(lambda: gather(turn + 1))
+            hidden.gather(turn + 1, goes_on)
             pl.when(goes_on)(lambda: follow(turn + 1))
             block.send(own["staged"], {name: outs[name] for name in staged}, program.at(turn))
             pl.when(turn + SLOTS < program.steps)(lambda: block.fetch_step(ins, own, turn + SLOTS))
@@ -143,7 +112,7 @@ def forward(program: Program, advance: Callable[..., Any], operands: Any, result
         block.send(own["start"], outs["last"])
         plgpu.wait_smem_to_gmem(0)
 
-    return run(program, body, operands, results, scratch, between)
+    return run(program, body, operands, results, scratch, Hidden.between(program, saves))
 
 
 def backward(
