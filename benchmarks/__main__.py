@@ -19,8 +19,9 @@ from collections.abc import Iterable
 from benchmarks.cases import CASES, find
 from benchmarks.cells import CELLS
 from benchmarks.contestants import PEERS
+from benchmarks.implementations import IMPLEMENTATIONS
 from benchmarks.problem import DTYPES, GRADIENT, MEANING, MODES
-from benchmarks.suites import IMPLEMENTATIONS, SUITES, entries
+from benchmarks.suites import SUITES, entries
 
 
 def one_of(names: Iterable[str]) -> "argparse._ActionType":
@@ -211,7 +212,7 @@ def show_list() -> int:
     section("cases", {name: str(shape) for name, shape in CASES.items()})
     section("cells", {name: f"{cell.gates} gates, carry {', '.join(cell.carry)}" for name, cell in CELLS.items()})
     section("modes", MEANING)
-    section("implementations", {name: meaning for name, (meaning, _) in IMPLEMENTATIONS.items()})
+    section("implementations", {name: one.meaning for name, one in IMPLEMENTATIONS.items()})
     section("peers", {name: contestants.missing(name) or "installed" for name in PEERS})
     return 0
 

@@ -6,22 +6,9 @@ from typing import Any, NamedTuple
 
 from benchmarks.cases import SWEEP_B, SWEEP_H, SWEEP_T, find
 from benchmarks.cells import CELLS, HEADLINE
+from benchmarks.implementations import STEPS
 from benchmarks.problem import FORWARD, GRADIENT, PADDED, STEP, TRAIN, Job
 
-# How a step by itself is called among our implementations: by its definition, and by the fastest kernel.
-STEPS = ("cell.step", "rj.step")
-# Ours by name: what they are, and the options of `rj.unroll` that make them.
-IMPLEMENTATIONS: dict[str, tuple[str, dict[str, Any]]] = {
-    "cell.step": ("one step of the cell", {}),
-    "rj.step": ("one step by the fastest kernel", {}),
-    "scan": ("jax.lax.scan over the step: what one writes without this library", {"implementation": "scan"}),
-    "native": ("compiled code for CPUs", {"implementation": "native"}),
-    "fused": ("the scan with its own backward pass", {"implementation": "fused"}),
-    "mosaic_gpu": ("the loop in one kernel on a GPU", {"implementation": "mosaic_gpu"}),
-    "pallas_tpu": ("the loop in one kernel on a TPU", {"implementation": "pallas_tpu"}),
-    "cudnn": ("jax.experimental.rnn behind our contract", {"implementation": "cudnn"}),
-    "checkpoint_every=64": ("carries stored every 64 steps, the rest computed again", {"checkpoint_every": 64}),
-}
 # The case that stands in the middle of all sweeps.
 MIDDLE = "H=256"
 SWEEPS = tuple(dict.fromkeys((*SWEEP_H, *SWEEP_B, *SWEEP_T)))
@@ -73,6 +60,8 @@ def _step(cases: Sequence[str], cells: Sequence[str] = HEADLINE, dtypes: Sequenc
 _EVERY_CELL = tuple(CELLS)
 # What may run on an accelerator.
 _ACCELERATED = ("scan", "fused", "mosaic_gpu", "pallas_tpu", "cudnn")
+# CUDA graphs with loops in them, and none.
+_GRAPHS = ("fused:graphs", "mosaic_gpu:no_graphs")
 _WITH_CUDNN = ("PyTorch", "jax.experimental.rnn")
 # That in which cuDNN is at its best first.
 _HALF = ("float16", "bfloat16")
@@ -122,6 +111,7 @@ SUITES = {
         blocks=(
             Block((GRADIENT,), ("sequence", "sequences"), ("LSTM",), _HALF, _ACCELERATED, ("PyTorch",)),
             Block((GRADIENT,), ("short_sequence", "sequence"), ("GRU",), _HALF, _ACCELERATED, ("PyTorch",)),
+            Block((GRADIENT,), ("sequence",), ("LSTM",), ("bfloat16",), _GRAPHS, ()),
             Block((PADDED,), ("sequence",), ("LSTM",), ("float16",), _ACCELERATED, ("PyTorch",)),
             Block((GRADIENT,), ("sequence",), ("LSTM",), ("float32",), _ACCELERATED, _WITH_CUDNN),
             Block((GRADIENT,), ("sequence",), ("LSTM-coupled", "LSTM-peephole"), ("bfloat16",), _ACCELERATED, ()),

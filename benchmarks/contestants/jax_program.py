@@ -1,7 +1,7 @@
 """From a layer written in JAX to a program that can be timed. Every JAX contestant goes this way."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -57,29 +57,42 @@ class JaxContestant:
       name: how rows and tables call it.
       layer: from a job and one of its problems to the `Layer`; raises `Refused`.
       includes: see `Contestant`.
+      gpu_options: of XLA's compiler for GPUs; with some of them it refuses other devices.
     """
 
-    def __init__(self, name: str, layer: Callable[[Job, Problem], Layer], includes: str = "") -> None:
-        self.name, self.layer, self.includes = name, layer, includes
+    def __init__(
+        self,
+        name: str,
+        layer: Callable[[Job, Problem], Layer],
+        includes: str = "",
+        gpu_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.name, self.layer, self.includes, self.gpu_options = name, layer, includes, gpu_options
 
     def build(self, job: Job, problems: Sequence[Problem]) -> "JaxProgram":
         """Compiles the function of a job."""
+        platform = jax.default_backend()
+        if self.gpu_options and platform != "gpu":
+            raise Refused(f"CUDA graphs are of GPUs, and this is a {platform}")
         layer = self.layer(job, problems[0])
         if job.mode == PADDED and layer.padded is None:
             raise Refused(f"rows of {self.name} have no lengths of their own")
-        return JaxProgram(job, layer, problems)
+        return JaxProgram(job, layer, problems, self.gpu_options)
 
 
 class JaxProgram:
     """A function compiled ahead of time, its arguments on the device, a set for each problem."""
 
-    def __init__(self, job: Job, layer: Layer, problems: Sequence[Problem]) -> None:
+    def __init__(
+        self, job: Job, layer: Layer, problems: Sequence[Problem], options: Mapping[str, Any] | None = None
+    ) -> None:
         self.job, self.layer = job, layer
         self.calls = 0
         function, self.arguments = _function(job, layer, problems)
         donate = (0,) if job.mode == TRAIN else ()
         start = time.perf_counter()
-        self.compiled = jax.jit(function, donate_argnums=donate).lower(*self._first()).compile()
+        lowered = jax.jit(function, donate_argnums=donate).lower(*self._first())
+        self.compiled = lowered.compile(dict(options) if options else None)
         self.compile_s: float | None = time.perf_counter() - start
         analysis = self.compiled.memory_analysis()
         self.temp_bytes = self.peak_bytes = None

@@ -1,6 +1,7 @@
 """The kernels of this library."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -9,8 +10,8 @@ import jax.numpy as jnp
 import recurrent_jax as rj
 from benchmarks.contestants.base import Refused
 from benchmarks.contestants.jax_program import JaxContestant, Layer
+from benchmarks.implementations import IMPLEMENTATIONS, STEPS, Implementation
 from benchmarks.problem import FORWARD, STEP, Job, Problem
-from benchmarks.suites import IMPLEMENTATIONS, STEPS
 
 MAKE: dict[str, Any] = {
     "RNN": rj.RNN,
@@ -24,7 +25,7 @@ MAKE: dict[str, Any] = {
 INCLUDES = "gates, and an LSTM's c, in at least float32"
 
 
-def layer(name: str, options: dict[str, Any], job: Job, problem: Problem) -> Layer:
+def layer(name: str, options: Mapping[str, Any], job: Job, problem: Problem) -> Layer:
     """`rj.unroll` with one set of options, or one step by itself."""
     cell = MAKE[job.cell](job.case.H, param_dtype=job.dtype)
     kind = jax.tree.structure(jax.eval_shape(lambda: cell.init(jax.random.key(0), job.case.D)))
@@ -51,9 +52,9 @@ def layer(name: str, options: dict[str, Any], job: Job, problem: Problem) -> Lay
     )
 
 
-def contestant(name: str, **options: Any) -> JaxContestant:
-    """`rj.unroll` with these options, or one step."""
-    return JaxContestant(name, functools.partial(layer, name, options), INCLUDES)
+def contestant(name: str, one: Implementation) -> JaxContestant:
+    """`rj.unroll` with its options, or one step."""
+    return JaxContestant(name, functools.partial(layer, name, one.options), INCLUDES, one.gpu_options)
 
 
-CONTESTANTS = {name: contestant(name, **options) for name, (_, options) in IMPLEMENTATIONS.items()}
+CONTESTANTS = {name: contestant(name, one) for name, one in IMPLEMENTATIONS.items()}

@@ -11,8 +11,9 @@ from benchmarks import __main__ as command_line
 from benchmarks.cases import CASES
 from benchmarks.cells import CELLS
 from benchmarks.contestants import PEERS
+from benchmarks.implementations import IMPLEMENTATIONS
 from benchmarks.problem import MODES
-from benchmarks.suites import IMPLEMENTATIONS, SUITES
+from benchmarks.suites import SUITES
 from tests.benchmarks.conftest import Command
 
 ROOT = pathlib.Path(__file__).parents[2]

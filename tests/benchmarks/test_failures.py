@@ -90,6 +90,23 @@ def test_implementation_without_a_meaning_in_a_mode_is_refused(
     assert row["error"].endswith(reason)
 
 
+@pytest.mark.parametrize("name", ["fused:graphs", "mosaic_gpu:no_graphs"])
+def test_options_of_a_gpus_compiler_are_refused_elsewhere(out: pathlib.Path, name: str) -> None:
+    outcome, (row,) = measure(out, entry(name))
+    assert outcome == Outcome(written=1, errors=1, failed=0, left=0)
+    assert row["error"] == "CUDA graphs are of GPUs, and this is a cpu"
+
+
+def test_failure_with_options_of_xlas_own_is_a_row_and_no_failure_of_ours(
+    out: pathlib.Path, stub: Callable[..., Stub]
+) -> None:
+    stub("fused:graphs", build=raising(RuntimeError("no such node")))
+    stub("fused")
+    outcome, (_, row) = measure(out, entry("fused", "fused:graphs"))
+    assert outcome == Outcome(written=2, errors=1, failed=0, left=0)
+    assert row["error"] == "RuntimeError: no such node"
+
+
 def test_wrong_answer_of_a_peer_is_not_ours(out: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     peer = Stub()
     # It answers another question than it says.
