@@ -64,7 +64,9 @@ def mask_from(lengths: Any, mask: Any, time_shape: tuple[int, ...]) -> Array | N
     if lengths is None:
         return check_flags("mask", mask, time_shape)
     steps, *batch = time_shape
-    lengths = lengths if hasattr(lengths, "dtype") else np.asarray(lengths, np.int32 if lengths == [] else None)
+    if not hasattr(lengths, "dtype"):
+        lengths = np.asarray(lengths)
+        lengths = lengths if lengths.size else lengths.astype(np.int32)  # of no rows NumPy thinks that they are floats
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise TypeError(f"lengths: expected integers, got {lengths.dtype}")
     if list(lengths.shape) != batch:
@@ -147,7 +149,7 @@ def same_structure(a: Any, b: Any) -> bool:
 
 
 def _shapes(tree: Any) -> list[tuple[int, ...]]:
-    return [tuple(leaf.shape) for leaf in jax.tree.leaves(tree)]
+    return [np.shape(leaf) for leaf in jax.tree.leaves(tree)]
 
 
 def _describe(tree: Any) -> str:

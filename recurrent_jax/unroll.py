@@ -4,12 +4,14 @@ import functools
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 
 from recurrent_jax import arguments, kernels
 from recurrent_jax.cells.base import Array
 from recurrent_jax.kernels import Explanation, Implementation, checkpoint
 from recurrent_jax.kernels.contract import Inputs, Options, Outputs, select
+from recurrent_jax.kernels.mesh import spread_alike
 
 
 def unroll(
@@ -78,8 +80,10 @@ def unroll(
     )
     chosen = kernels.choose(implementation, cell, inputs, options)
     every = None if checkpoint_every is None else arguments.check_positive("checkpoint_every", checkpoint_every)
+    if every is not None and jax.export.is_symbolic_dim(inputs.xs.shape[0]):
+        raise NotImplementedError(f"checkpoint_every: expected xs of a known number of steps, got {inputs.xs.shape}")
     run = _run_compiled if arguments.hashable(cell) else _run
-    out = run(cell, chosen, arguments.vary_alike(inputs), options, every)
+    out = run(cell, chosen, arguments.vary_alike(inputs), options, every, kernels.setting(chosen))
     return (out.carry, out.ys, out.carries) if return_carries else (out.carry, out.ys)
 
 
@@ -92,7 +96,7 @@ def step(cell: Any, params: Any, carry: Any, x: Array, *, implementation: Implem
     Args:
       cell: a cell of this library, or any object with `init`, `initial_carry` and `step`.
       params: what `cell.init` returned.
-      carry: the carry before the step.
+      carry: the carry before the step; None takes the initial one.
       x: one input `[..., D]`, of any batch shape.
       implementation: as in `unroll`.
 
@@ -110,14 +114,15 @@ def step(cell: Any, params: Any, carry: Any, x: Array, *, implementation: Implem
       >>> y.shape
       (8,)
     """
-    if not jnp.ndim(x):
+    x = jnp.asarray(x)
+    if not x.ndim:
         raise ValueError(f"x: expected [..., D], got {x!r}")
-    xs = jnp.asarray(x)[jnp.newaxis]
+    xs = x[jnp.newaxis]
     inputs, options = _prepare(cell, params, xs, carry, None, None, None, False, False, implementation, 1)
     chosen = kernels.choose(implementation, cell, inputs, options)
     # A loop of one step is no faster than the step.
     if chosen in ("fused", "scan"):
-        return cell.step(params, carry, x)
+        return cell.step(params, inputs.carry, inputs.xs[0])
     carry, ys = unroll(cell, params, xs, carry, implementation=chosen)
     return carry, jax.tree.map(lambda y: y[0], ys)
 
@@ -192,13 +197,15 @@ def _prepare(
     if carry is not None:
         arguments.check_carry(cell, params, carry, batch_shape)
         carry = jax.tree.map(jnp.asarray, carry)
-    initial = cell.initial_carry(params, batch_shape) if carry is None or resets is not None else None
+    needed = carry is None or resets is not None
+    initial = spread_alike(cell.initial_carry(params, batch_shape), xs) if needed else None
     inputs = Inputs(params, xs, initial if carry is None else carry, None if resets is None else initial, mask, resets)
     return inputs, options
 
 
-def _run(cell: Any, name: str, inputs: Inputs, options: Options, every: int | None) -> Outputs:
+def _run(cell: Any, name: str, inputs: Inputs, options: Options, every: int | None, setting: Any) -> Outputs:
     """Runs the kernel `name` on inputs whose padding is replaced by zeros so that it can do no harm."""
+    del setting  # which tells programs apart that are compiled for tests from others
     if inputs.mask is not None:
         inputs = inputs._replace(xs=select(inputs.mask, inputs.xs, jnp.zeros_like(inputs.xs)))
     kernel = kernels.by_name(name)
@@ -208,4 +215,4 @@ def _run(cell: Any, name: str, inputs: Inputs, options: Options, every: int | No
 
 
 # A call outside of jit is compiled once for each cell and shape, and found again by the next call.
-_run_compiled = functools.partial(jax.jit, static_argnums=(0, 1, 3, 4))(_run)
+_run_compiled = functools.partial(jax.jit, static_argnums=(0, 1, 3, 4, 5))(_run)

@@ -42,6 +42,14 @@ def test_gradient_of_a_step_is_that_of_the_cell(kernel: str) -> None:
     cases.assert_close(got, gradient(cell.step), REORDERED)
 
 
+@cases.over_kernels
+def test_step_takes_lists_and_no_carry(kernel: str) -> None:
+    cell = rj.LSTM(cases.UNITS, param_dtype=jnp.float64)
+    params, xs, _ = cases.data(cell, ())
+    expected = cell.step(params, cell.initial_carry(params), xs[0])
+    cases.assert_close(rj.step(cell, params, None, xs[0].tolist(), implementation=kernel), expected, REORDERED)
+
+
 def test_step_of_any_object_is_its_own() -> None:
     cell = cases.Counter()
     carry, y = rj.step(cell, (), cell.initial_carry(()), jnp.ones(1))

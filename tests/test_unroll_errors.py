@@ -181,6 +181,19 @@ def test_lengths_that_are_traced_are_not_looked_at() -> None:
     cases.assert_close(jax.jit(run)(jnp.array([6, 9, 1])), run(np.array([6, 6, 1])), 1e-6)
 
 
+@pytest.mark.parametrize("lengths", [(), [], np.zeros(0, np.int64)], ids=["tuple", "list", "array"])
+def test_lengths_of_no_rows_are_integers(lengths: Any) -> None:
+    assert rj.unroll(CELL, PARAMS, XS[:, :0], lengths=lengths)[1].shape == (6, 0, 4)
+
+
+def test_checkpoints_of_an_unknown_number_of_steps_are_refused() -> None:
+    (steps,) = jax.export.symbolic_shape("steps")
+    xs = jax.ShapeDtypeStruct((steps, *XS.shape[1:]), XS.dtype)
+    run = jax.jit(lambda xs: rj.unroll(CELL, PARAMS, xs, checkpoint_every=2))
+    with pytest.raises(NotImplementedError, match=r"^checkpoint_every: expected xs of a known number of steps, got "):
+        jax.export.export(run)(xs)
+
+
 @pytest.mark.parametrize("implementation", ["fused", ("fused",), ("fused", "fused")])
 def test_kernel_that_refuses_says_why(implementation: Any) -> None:
     cell = rj.GRU(4, reset="before")

@@ -98,7 +98,8 @@ class PointwiseCell:
         carry_t, y_t = pointwise(params, carry_{t-1}, z_t, r_t)
 
     A subclass sets `gates` and writes `pointwise`; every kernel, with its gradient, follows from
-    that. A subclass with fields of its own is decorated with `@dataclasses.dataclass(frozen=True)`.
+    that. A subclass with fields of its own is decorated with `@dataclasses.dataclass(frozen=True)`. One
+    with a `recur` or a `step` of its own runs in the plain scan.
     `pointwise` must act on each row of the batch by itself. It sees its floating arguments in the
     accumulator's dtype (float32 under bfloat16 or float16 compute) and what it returns is rounded to
     the dtype of the carry. Override `init`, `initial_carry`, `project` or `recurrent_kernel` where
@@ -148,11 +149,18 @@ class PointwiseCell:
             raise TypeError(f"{cls.__name__}: expected {_FIELDS}, got a method __init__")
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "PointwiseCell":
-        """Refuses fields that no dataclass decorator has seen."""
+        """Refuses fields that no dataclass decorator has seen, or that are not compared."""
         own = inspect.get_annotations(cls)
         fields = [name for name, kind in own.items() if "ClassVar" not in str(kind)]
         if fields and "__dataclass_fields__" not in cls.__dict__:
             raise TypeError(f"{cls.__name__}: expected {_FIELDS}; the decorator is missing")
+        if fields and "__eq__" not in cls.__dict__:
+            raise TypeError(f"{cls.__name__}: expected {_FIELDS}; with eq=False two different cells are equal")
+        skipped = [field.name for field in dataclasses.fields(cls) if not field.compare]
+        if skipped:
+            raise TypeError(
+                f"{cls.__name__}: expected fields that are compared, got compare=False of {', '.join(skipped)}"
+            )
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
@@ -174,8 +182,12 @@ class PointwiseCell:
 
     @property
     def is_pointwise(self) -> bool:
-        """Whether `pointwise` and `recurrent_kernel` say all of the step, as the fused kernels need."""
-        return True
+        """Whether `pointwise` and `recurrent_kernel` say all of the step, as the fused kernels need.
+
+        They do not where a subclass has a `recur` or a `step` of its own.
+        """
+        kind = type(self)
+        return kind.recur is PointwiseCell.recur and kind.step is PointwiseCell.step
 
     def init(self, key: Array, in_size: int) -> Any:
         """Draws `RNNParams`: scaled input blocks, orthogonal recurrent blocks, zero bias."""

@@ -68,7 +68,8 @@ class GRU(PointwiseCell):
     @property
     def is_pointwise(self) -> bool:
         """True for `reset="after"`: "before" needs a second matmul behind the reset gate."""
-        return self.reset == "after"
+        kind = type(self)
+        return self.reset == "after" and kind.recur is GRU.recur and kind.step is GRU.step
 
     def init(self, key: Array, in_size: int) -> GRUParams:
         """Draws `GRUParams`: scaled input blocks, orthogonal recurrent blocks, zero biases."""
@@ -88,7 +89,7 @@ class GRU(PointwiseCell):
 
     def recur(self, params: GRUParams, carry: RNNCarry, z: Array) -> tuple[RNNCarry, Array]:
         """The half of a step that needs memory; returns the next carry and the output."""
-        if self.is_pointwise:
+        if self.reset == "after":
             return super().recur(params, carry, z)
         size = self.hidden_size
         w_h = self.recurrent_kernel(params)

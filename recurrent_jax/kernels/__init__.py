@@ -52,7 +52,7 @@ def candidates(implementation: Implementation) -> tuple[Kernel, ...]:
         return REGISTRY
     names = (implementation,) if isinstance(implementation, str) else implementation
     known = {kernel.NAME: kernel for kernel in REGISTRY}
-    if not isinstance(names, (tuple, list)) or not names or any(name not in known for name in names):
+    if not isinstance(names, (tuple, list)) or not names or any(name not in list(known) for name in names):
         raise ValueError(
             f"implementation: expected None, one of {', '.join(map(repr, known))}, or a tuple of these, "
             f"got {implementation!r}"
@@ -98,6 +98,11 @@ def _verdict(kernel: Kernel, implementation: Implementation, cell: Any, inputs: 
         hesitation = HESITATIONS[kernel.NAME](cell, inputs, options)
         return None if hesitation is None else f"only where it is asked for by its name: {hesitation}"
     return reason
+
+
+def setting(name: str) -> Any:
+    """What tests have set of the kernel of that name, on which what it compiles to depends."""
+    return getattr(by_name(name), "setting", tuple)()
 
 
 def by_name(name: str) -> Kernel:

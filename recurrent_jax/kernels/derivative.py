@@ -24,6 +24,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.extend.core import Primitive, jaxpr_as_fun
+from jax.interpreters import ad, batching, mlir
 
 from recurrent_jax.cells.base import Array
 
@@ -71,18 +73,7 @@ def with_backward(
         solution = lax.custom_linear_solve(matvec, right_side, solve, transpose_solve)
         return _plus_zero(solution, solution)[1]
 
-    # `save` has derivatives of its own because under second-order differentiation the pair
-    # (out, saved) is itself differentiated, and `forward` may be code that JAX can't see into.
-    # What is saved counts as constant: `push` states in full how J depends on `args`.
-    @jax.custom_jvp
-    def save(args: Any, flags: Any) -> Any:
-        return forward(args, flags)
-
-    @save.defjvp
-    def save_jvp(primals: Any, tangents: Any) -> Any:
-        (args, flags), (tangent, _) = primals, tangents
-        out, saved = save(args, flags)
-        return (out, saved), (push(args, flags, saved, tangent), jax.tree.map(_zero_tangent, saved))
+    save = _with_push(forward, push)
 
     @jax.custom_jvp
     def run(args: Any, flags: Any) -> Any:
@@ -96,11 +87,63 @@ def with_backward(
     return run
 
 
-def _zero_tangent(leaf: Array) -> Any:
-    """The zero that JAX expects as a tangent of `leaf`."""
-    if jnp.issubdtype(leaf.dtype, jnp.inexact):
-        return jnp.zeros_like(leaf)
-    return jnp.zeros(leaf.shape, jax.dtypes.float0)
+# The pair (out, saved) of `forward`, which may be code that JAX can't see into, is itself differentiated in derivatives
+# of second order. What is saved counts as constant: `push` states in full how J depends on `args`. A custom JVP would
+# say so too, but where JAX before 0.12 differentiates a scan, it keeps of a custom JVP the function alone.
+_save = Primitive("forward_with_saved")
+_save.multiple_results = True
+
+
+def _with_push(forward: Function, push: Callable[..., Any]) -> Function:
+    """`forward`, of which `push(args, flags, saved, tangent)` is the derivative of `out`."""
+
+    def save(args: Any, flags: Any) -> Any:
+        leaves, given = jax.tree.flatten((args, flags))
+        traced, result = jax.make_jaxpr(forward, return_shape=True)(args, flags)
+        structures = given, jax.tree.structure(result)
+        return jax.tree.unflatten(structures[1], _save.bind(*leaves, traced=traced, push=push, structures=structures))
+
+    return save
+
+
+@_save.def_impl
+def _evaluate(*leaves: Any, traced: Any, push: Any, structures: Any) -> Any:
+    return jaxpr_as_fun(traced)(*leaves)
+
+
+@_save.def_effectful_abstract_eval
+def _shapes(*leaves: Any, traced: Any, push: Any, structures: Any) -> Any:
+    return traced.out_avals, traced.effects
+
+
+def _lower(ctx: Any, *leaves: Any, traced: Any, push: Any, structures: Any) -> Any:
+    return mlir.lower_fun(jaxpr_as_fun(traced))(ctx, *leaves)
+
+
+def _jvp(primals: Any, tangents: Any, **fixed: Any) -> Any:
+    given, result = fixed["structures"]
+    results = _save.bind(*primals, **fixed)
+    args, flags = jax.tree.unflatten(given, primals)
+    _, saved = jax.tree.unflatten(result, results)
+    count = len(jax.tree.leaves(args))
+    tangent = jax.tree.unflatten(jax.tree.structure(args), map(ad.instantiate_zeros, tangents[:count]))
+    pushed = jax.tree.leaves(fixed["push"](args, flags, saved, tangent))
+    constant = lambda leaf: ad.Zero(jax.typeof(leaf).to_tangent_aval())
+    return results, [*pushed, *map(constant, jax.tree.leaves(saved))]
+
+
+def _batch(leaves: Any, axes: Any, *, traced: Any, push: Any, structures: Any) -> Any:
+    given, result = structures
+    args, flags = axes = jax.tree.unflatten(given, axes)
+    forward = lambda *both: jax.tree.unflatten(result, jaxpr_as_fun(traced)(*jax.tree.leaves(both)))
+    many = _with_push(jax.vmap(forward, axes), jax.vmap(push, (args, flags, 0, args)))
+    results = jax.tree.leaves(many(*jax.tree.unflatten(given, leaves)))
+    return results, [0] * len(results)
+
+
+mlir.register_lowering(_save, _lower)
+ad.primitive_jvps[_save] = _jvp
+batching.primitive_batchers[_save] = _batch
 
 
 # JAX transposes a `custom_linear_solve` only if every leaf of its right side is linear in what is

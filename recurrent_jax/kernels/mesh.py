@@ -17,12 +17,27 @@ def result_like(array: Array, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDt
     return result(shape, dtype, sharding=sharding, **{_name(kind): _variation(array)})
 
 
-def spread(array: Array) -> str | None:
-    """Why a kernel of its own derivative does not take the array: it lies over explicit axes of a mesh."""
-    spec = jax.typeof(array).sharding.spec
-    if all(axes is None for axes in spec):
-        return None
-    return f"xs is spread over a mesh as {spec}; within jax.shard_map each device has its part"
+def spread(inputs: Any) -> str | None:
+    """Why a kernel of its own derivative does not take these arrays: one lies over explicit axes of a mesh."""
+    for name, tree in inputs._asdict().items():
+        for leaf in jax.tree.leaves(tree):
+            spec = jax.typeof(leaf).sharding.spec
+            if any(axes is not None for axes in spec):
+                return f"{name} is spread over a mesh as {spec}; within jax.shard_map each device has its part"
+    return None
+
+
+def spread_alike(carry: Any, xs: Array) -> Any:
+    """A carry, leaves `[batch..., n]`, that lies over explicit axes of a mesh as the batch of `xs [T, batch..., D]`."""
+    batch = jax.typeof(xs).sharding.spec[1:-1]
+    if all(axes is None for axes in batch):
+        return carry
+
+    def one(leaf: Array) -> Array:
+        rest = leaf.ndim - len(batch)
+        return jax.reshard(leaf, jax.sharding.PartitionSpec(*batch, *[None] * rest)) if rest >= 0 else leaf
+
+    return jax.tree.map(one, carry)
 
 
 def varying_like(array: Array, other: Array) -> Array:

@@ -20,7 +20,7 @@ from recurrent_jax.kernels import scan
 from recurrent_jax.kernels.contract import Inputs, Options, Outputs, select
 from recurrent_jax.kernels.derivative import with_backward
 from recurrent_jax.kernels.mesh import spread
-from recurrent_jax.kernels.structure import Structure, analyse
+from recurrent_jax.kernels.structure import Structure, analyse, closes_over_tracers
 
 
 class Saved(NamedTuple):
@@ -191,8 +191,11 @@ def refuses(cell: Any, inputs: Inputs) -> str | None:
         return f"{type(cell).__name__} is not a PointwiseCell"
     if not cell.is_pointwise:
         return f"{cell!r} is more than one recurrent matmul and an elementwise function"
-    if any(isinstance(value, jax.core.Tracer) for value in vars(cell).values()):
+    if any(isinstance(value, jax.core.Tracer) for value in jax.tree.leaves(vars(cell))):
         return "a field of the cell is a traced array; make it a parameter"
+    kind = type(cell)
+    if closes_over_tracers(kind.pointwise, kind.project, kind.recurrent_kernel, *vars(cell).values()):
+        return "the cell closes over a traced array; make it a parameter"
     if not (hasattr(inputs.carry, "_replace") and hasattr(inputs.carry, "h")):
         return f"the carry {type(inputs.carry).__name__} is not a NamedTuple with a field h"
     for name in ("params", "carry"):
@@ -200,7 +203,7 @@ def refuses(cell: Any, inputs: Inputs) -> str | None:
         others = sorted(str(dtype) for dtype in dtypes if not jnp.issubdtype(dtype, jnp.floating))
         if others:
             return f"{name} of dtype {', '.join(others)}: its backward pass carries floating cotangents only"
-    reason = spread(inputs.xs)
+    reason = spread(inputs)
     if reason is not None:
         return reason
     z, r = _pre_activations(cell, inputs)

@@ -1,5 +1,6 @@
 """What a cell's `pointwise` does with its arguments, read off its jaxpr, so that no author has to say it."""
 
+import contextlib
 from typing import Any, NamedTuple
 
 import jax
@@ -53,6 +54,24 @@ _EQUATIONS = ("project", "recurrent_kernel", "pointwise", "recur", "step")
 def has_equations_of(cell: Any, family: type) -> bool:
     """Whether the cell is one of this class, and not of a subclass that computes something else."""
     return isinstance(cell, family) and all(getattr(type(cell), name) is getattr(family, name) for name in _EQUATIONS)
+
+
+def closes_over_tracers(*functions: Any) -> bool:
+    """Whether a function, or one that it closes over, closes over a traced array; what is no function does not."""
+    seen: set[int] = set()
+
+    def one(function: Any) -> bool:
+        if id(function) in seen:
+            return False
+        seen.add(id(function))
+        for cell in getattr(function, "__closure__", None) or ():
+            with contextlib.suppress(ValueError):  # a cell that nothing is in yet
+                leaves = jax.tree.leaves(cell.cell_contents)
+                if any(isinstance(leaf, jax.core.Tracer) or one(leaf) for leaf in leaves):
+                    return True
+        return False
+
+    return any(map(one, functions))
 
 
 def live_equations(jaxpr: Any) -> list[Any]:

@@ -59,6 +59,25 @@ class ArrayField(rj.PointwiseCell):
         return carry._replace(h=h), h
 
 
+class Residual(rj.RNN):
+    """A step of its own: the input is added to the output."""
+
+    def step(self, params: Any, carry: Any, x: jax.Array) -> Any:
+        """As much of x as there are units."""
+        carry, y = super().step(params, carry, x)
+        return carry, y + x[..., : self.hidden_size]
+
+
+class Zoneout(rj.GRU):
+    """A `recur` of its own: the expectation of zoneout, which keeps a part of the old h."""
+
+    def recur(self, params: Any, carry: Any, z: jax.Array) -> Any:
+        """A quarter of the old one."""
+        new, _ = super().recur(params, carry, z)
+        h = 0.75 * new.h + 0.25 * carry.h
+        return new._replace(h=h), h
+
+
 class StepCarry(NamedTuple):
     """`h [..., H]` and a count of steps `n [..., 1]` in integers."""
 
@@ -86,6 +105,8 @@ CELLS = [
     pytest.param(LowPrecisionProjection(4, dtype="bfloat16"), 2.0**-6, id="low precision projection"),
     pytest.param(ArrayField(4, scale=np.linspace(0.5, 1.5, 4)[None], param_dtype="float64"), 1e-12, id="array field"),
     pytest.param(IntegerCarry(4, param_dtype="float64"), 1e-12, id="integer carry"),
+    pytest.param(Residual(3, param_dtype="float64"), 1e-12, id="own step"),
+    pytest.param(Zoneout(4, param_dtype="float64"), 1e-12, id="own recur"),
 ]
 
 
@@ -101,6 +122,32 @@ def test_overrides_run_and_have_the_gradient_of_scan(cell: Any, tolerance: float
     scan, default = (jax.value_and_grad(loss, argnums=(0, 1))(params, xs, name) for name in ("scan", None))
     assert float(jnp.abs(scan[1][1]).max()) > 0.01
     cases.assert_close(default, scan, tolerance)
+    cases.assert_close(loss(params, xs, None), scan[0], tolerance)
+
+
+@pytest.mark.parametrize("cell", [Residual(3), Zoneout(3)])
+def test_own_step_is_refused_by_kernels_that_do_not_call_it(cell: Any) -> None:
+    xs = jnp.ones((4, 2, 3))
+    params = cell.init(jax.random.key(0), 3)
+    assert rj.explain(cell, params, xs).chosen == "scan"
+    for name in ("fused", "native", "pallas_tpu", "mosaic_gpu"):
+        with pytest.raises(NotImplementedError, match="implementation="):
+            rj.unroll(cell, params, xs, implementation=name)
+
+
+def test_fields_that_are_not_compared_are_refused() -> None:
+    @dataclasses.dataclass(frozen=True, eq=False)
+    class Unequal(rj.RNN):
+        alpha: float = 0.1
+
+    @dataclasses.dataclass(frozen=True)
+    class Uncompared(rj.RNN):
+        alpha: float = dataclasses.field(default=0.1, compare=False)
+
+    with pytest.raises(TypeError, match=r"^Unequal: expected annotated fields.*; with eq=False two different cells"):
+        Unequal(4)
+    with pytest.raises(TypeError, match=r"^Uncompared: expected fields that are compared, got compare=False of alpha$"):
+        Uncompared(4)
 
 
 def test_subclass_without_dataclass_decorator_is_a_value() -> None:

@@ -83,6 +83,32 @@ def test_refuses_a_cell_with_two_matmuls() -> None:
     assert "more than one recurrent matmul" in reason
 
 
+def test_a_traced_array_that_the_cell_closes_over_is_refused() -> None:
+    xs = jnp.ones((3, 2, 2))
+    params = rj.RNN(2).init(jax.random.key(0), 2)
+
+    def in_pointwise(scale: Any) -> Any:
+        helper = lambda h: h * scale
+
+        class Scaled(rj.PointwiseCell):
+            """As a user writes it within a function."""
+
+            def pointwise(self, params: Any, carry: Any, z: jax.Array, r: jax.Array) -> Any:
+                """tanh, scaled."""
+                h = helper(jnp.tanh(z + r))
+                return carry._replace(h=h), h
+
+        return Scaled(2)
+
+    in_field = lambda scale: rj.RNN(2, activation=lambda x: jnp.tanh(x) * scale)
+    for make in (in_pointwise, in_field):
+        loss = lambda scale, name, make=make: jnp.sum(rj.unroll(make(scale), params, xs, implementation=name)[1])
+        assert jax.grad(loss)(2.0, None) == jax.grad(loss)(2.0, "scan") != 0
+        with pytest.raises(NotImplementedError, match="fused refuses: the cell closes over a traced array"):
+            jax.grad(loss)(2.0, "fused")
+        assert loss(2.0, "fused") == loss(2.0, "scan")
+
+
 class LeakyParams(NamedTuple):
     """`w_x [D, H]`, `w_h [H, H]`, one bias for all units, `b [1]`, and a rate, a number."""
 

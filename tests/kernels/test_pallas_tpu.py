@@ -1,6 +1,7 @@
 """The kernel `pallas_tpu` beyond the laws: in Pallas's TPU interpreter, which looks for races, and lowered for TPUs."""
 
 import contextlib
+import sys
 from typing import Any
 
 import jax
@@ -122,6 +123,36 @@ def test_refuses_arrays_that_are_no_parameters(shape: tuple[int, ...]) -> None:
     reason = f"`pointwise` closes over arrays of shapes {list(shape)}, which have to be parameters"
     with pallas_tpu.interpreted(True):
         assert refusal(ClosesOver(4)) == reason
+
+
+@pytest.mark.parametrize("shape", [(), (2,), (2, 0)], ids=str)
+def test_refuses_carries_without_numbers_of_their_own_axis(shape: tuple[int, ...]) -> None:
+    class Aged(rj.PointwiseCell):
+        """Something of all rows, or of each row, beside h."""
+
+        def initial_carry(self, params: Any, batch_shape: tuple[int, ...] = ()) -> Any:
+            """Zeros."""
+            return rj.LSTMCarry(super().initial_carry(params, batch_shape).h, jnp.zeros(shape))
+
+        def pointwise(self, params: Any, carry: Any, z: jax.Array, r: jax.Array) -> Any:
+            """As an RNN."""
+            return carry._replace(h=jnp.tanh(z + r)), z
+
+    with pallas_tpu.interpreted(True):
+        reason = refusal(Aged(4))
+    assert reason == f"the carry has leaves [{list(shape)}], where it takes numbers behind the axes of the batch"
+
+
+def test_a_program_of_the_interpreter_is_none_of_another() -> None:
+    cell = rj.RNN(2)
+    params, xs, _ = cases.data(cell)
+    compiled = sys.modules["recurrent_jax.unroll"]._run_compiled._cache_size
+    counts = []
+    for setting in (True, pltpu.InterpretParams(), True):
+        with pallas_tpu.interpreted(setting):
+            rj.unroll(cell, params, xs, implementation="pallas_tpu")
+            counts.append(compiled())
+    assert counts[0] < counts[1] == counts[2]
 
 
 def test_refuses_first_what_no_device_changes() -> None:

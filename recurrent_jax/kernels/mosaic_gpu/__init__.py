@@ -80,6 +80,11 @@ def tiled(blocks: int, rows: int) -> Iterator[None]:
         jax.clear_caches()
 
 
+def setting() -> Any:
+    """What a compiled program depends on besides its arguments."""
+    return _interpret, _tiling
+
+
 def refuses(cell: Any, inputs: Inputs, options: Options) -> str | None:
     """Refuses other devices, float64, matmuls more exact than TF32, cells not pointwise, sizes beyond shared memory."""
     # First what no other device changes.
@@ -108,7 +113,7 @@ def refuses(cell: Any, inputs: Inputs, options: Options) -> str | None:
     if inputs.carry.h.shape[-1] != cell.hidden_size or inputs.carry.h.dtype != cell.compute_dtype:
         return f"the carry's h is {inputs.carry.h.dtype}{list(inputs.carry.h.shape)}, not {cell.compute_dtype}"
     batch = inputs.xs.ndim - 2
-    shapes = [list(leaf.shape) for leaf in jax.tree.leaves(inputs.carry) if leaf.ndim != batch + 1]
+    shapes = [list(leaf.shape) for leaf in jax.tree.leaves(inputs.carry) if leaf.ndim != batch + 1 or not leaf.size]
     if shapes:
         return f"the carry has leaves {shapes}, where it takes one axis of numbers behind those of the batch"
     reason = _facts(cell, inputs, options).refusal

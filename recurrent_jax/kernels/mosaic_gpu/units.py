@@ -116,6 +116,9 @@ class _Evaluation:
             return self.run(inner, args)
         before, after = (var.aval.shape for var in (eqn.invars[0], eqn.outvars[0]))
         is_number = not isinstance(args[0], Pieces)
+        vectors = {"slice": args[:1], "split": args[:1], "pad": args[:1], "concatenate": args}.get(name, ())
+        if not all(isinstance(vector, Pieces) for vector in vectors):
+            raise _MixesUnits(f"has {name} of a single number")
         match name:
             case "slice" if params["strides"] in (None, (1,)):
                 (start,), (end,) = params["start_indices"], params["limit_indices"]

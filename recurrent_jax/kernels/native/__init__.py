@@ -51,7 +51,7 @@ def refuses(cell: Any, inputs: Inputs, options: Options) -> str | None:
         return f"{cell!r} is not among its cells: {cells}"
     if cell.compute_dtype.name not in library.DTYPES:
         return f"dtype {cell.compute_dtype}: it computes in {', '.join(library.DTYPES)}"
-    reason = spread(inputs.xs)
+    reason = spread(inputs)
     if reason is not None:
         return reason
     features, units, columns = inputs.xs.shape[-1], cell.hidden_size, cell.gates * cell.hidden_size

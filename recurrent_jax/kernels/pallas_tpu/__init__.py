@@ -46,6 +46,11 @@ def interpreted(params: Any) -> Iterator[None]:
         _interpret = before
 
 
+def setting() -> Any:
+    """What a compiled program depends on besides its arguments."""
+    return _interpret
+
+
 def refuses(cell: Any, inputs: Inputs, options: Options) -> str | None:
     """Refuses other devices, float64, cells that are not pointwise, and sizes that do not fit into VMEM."""
     # First what no other device changes.
@@ -68,6 +73,10 @@ def refuses(cell: Any, inputs: Inputs, options: Options) -> str | None:
         return f"xs of shape {inputs.xs.shape}: it needs sizes that are known"
     if not inputs.xs.size:
         return None
+    batch = inputs.xs.ndim - 2
+    few = [list(leaf.shape) for leaf in jax.tree.leaves(inputs.carry) if leaf.ndim <= batch or not leaf.size]
+    if few:
+        return f"the carry has leaves {few}, where it takes numbers behind the axes of the batch"
     plans: list[Any] = []
     jax.eval_shape(lambda inputs: plans.extend(loops.plans(Pass(cell, inputs, options))), inputs)
     largest = min(plans, key=lambda plan: plan.chunk)

@@ -67,6 +67,16 @@ class LayerNormalised(rj.PointwiseCell):
         return rj.RNNCarry(h), h
 
 
+class Ramp(rj.PointwiseCell):
+    """A cell that makes a vector of numbers."""
+
+    def pointwise(self, params: Any, carry: rj.RNNCarry, z: jax.Array, r: jax.Array) -> tuple[rj.RNNCarry, jax.Array]:
+        """Another scale for each unit."""
+        scales = [jnp.full((1,), unit, z.dtype) for unit in range(self.hidden_size)]
+        h = jnp.tanh(z + r) * jnp.concatenate(scales).reshape((1,) * (z.ndim - 1) + (-1,))
+        return rj.RNNCarry(h), h
+
+
 @needs_mosaic
 @pytest.mark.usefixtures("on_hopper")
 @pytest.mark.parametrize(
@@ -76,8 +86,9 @@ class LayerNormalised(rj.PointwiseCell):
         (rj.GRU(64, reset="before", **HALF), "is more than one recurrent matmul and an elementwise function"),
         (rj.LSTM(1024, **HALF), "4 x 1024 x 1024 weights of bfloat16: each of 16 blocks would take 6"),
         (LayerNormalised(64, **HALF), "`pointwise` has reduce_sum"),
+        (Ramp(64, **HALF), "`pointwise` has concatenate of a single number"),
     ],
-    ids=["dtype", "two matmuls", "too large", "mixes units"],
+    ids=["dtype", "two matmuls", "too large", "mixes units", "numbers"],
 )
 def test_refuses_what_it_can_not_run(cell: Any, why: str) -> None:
     assert why in (refusal(cell) or "")
