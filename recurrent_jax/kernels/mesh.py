@@ -29,13 +29,16 @@ def spread(inputs: Any) -> str | None:
 
 def spread_alike(carry: Any, xs: Array) -> Any:
     """A carry, leaves `[batch..., n]`, that lies over explicit axes of a mesh as the batch of `xs [T, batch..., D]`."""
-    batch = jax.typeof(xs).sharding.spec[1:-1]
+    lies: Any = jax.typeof(xs).sharding
+    batch = lies.spec[1:-1]
     if all(axes is None for axes in batch):
         return carry
+    given: Any = lies if isinstance(xs, jax.core.Tracer) else xs.sharding
 
     def one(leaf: Array) -> Array:
         rest = leaf.ndim - len(batch)
-        return jax.reshard(leaf, jax.sharding.PartitionSpec(*batch, *[None] * rest)) if rest >= 0 else leaf
+        spec = jax.sharding.PartitionSpec(*batch, *[None] * rest)
+        return jax.reshard(leaf, jax.sharding.NamedSharding(given.mesh, spec)) if rest >= 0 else leaf
 
     return jax.tree.map(one, carry)
 

@@ -1,5 +1,6 @@
 """`scan`: `jax.lax.scan` over `cell.step`. This is the specification: all other kernels must equal it."""
 
+from collections.abc import Callable
 from typing import Any
 
 from jax import lax
@@ -14,8 +15,8 @@ def refuses(cell: Any, inputs: Inputs, options: Options) -> str | None:
     return None
 
 
-def run(cell: Any, inputs: Inputs, options: Options) -> Outputs:
-    """Unrolls any cell, in any mode of differentiation, of any order."""
+def run(cell: Any, inputs: Inputs, options: Options, loop: Callable[..., Any] = lax.scan) -> Outputs:
+    """Unrolls any cell, in any mode of differentiation, of any order, by `lax.scan` or what is called like it."""
 
     def body(carry: Any, step_inputs: Any) -> tuple[Any, Any]:
         step = lambda start, x: cell.step(inputs.params, start, x)
@@ -23,5 +24,5 @@ def run(cell: Any, inputs: Inputs, options: Options) -> Outputs:
         return carry, (y, carry if options.return_carries else None)
 
     time = (inputs.xs, inputs.mask, inputs.resets)
-    carry, (ys, carries) = lax.scan(body, inputs.carry, time, reverse=options.reverse, unroll=options.unroll)
+    carry, (ys, carries) = loop(body, inputs.carry, time, reverse=options.reverse, unroll=options.unroll)
     return Outputs(carry, ys, carries)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from collections.abc import Iterator
 from typing import Any, ClassVar, NamedTuple
 
@@ -70,6 +71,19 @@ def test_backward_pass_saves_one_buffer_of_preactivations_for_additive_cells() -
     shape = (cases.STEPS, *cases.BATCH)
     assert saved(rj.LSTM(cases.UNITS)) == [(*shape, 4 * cases.UNITS)]
     assert saved(rj.GRU(cases.UNITS)) == [(*shape, 3 * cases.UNITS)] * 2
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_steps_of_two_bytes_are_not_turned_into_others_with_all_others(dtype: str) -> None:
+    # XLA on a CPU would: a step would take as long as there are steps.
+    cell = rj.GRU(4, param_dtype=dtype)
+    given = cases.data(cell, (3,), 29)
+    run = lambda params, xs, carry: rj.unroll(cell, params, xs, carry, implementation="fused")[1]
+    loss = lambda *args: jnp.sum(run(*args).astype(jnp.float32))
+    for function in (run, jax.grad(loss, (0, 1, 2))):
+        text = jax.jit(function).lower(*given).compile().as_text()
+        stacked = re.findall(r"(\w+)\[29,3,\d+\]\S* dynamic-update-slice\(", text)
+        assert set(stacked) == {"u16"}
 
 
 def test_refuses_a_cell_that_is_not_pointwise() -> None:
