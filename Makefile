@@ -27,6 +27,7 @@ CHECKED := build/sanitize/librecurrent_jax_native.so
 
 demo: $(VENV)/.experiments
 	$(BIN)/python -m experiments.char_lm train --workdir $(DEMO) --preset demo
+	@echo "It writes more: $(BIN)/python -m experiments.char_lm sample --workdir $(DEMO)"
 
 test: $(VENV)/.test lint
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
@@ -41,6 +42,8 @@ bench: $(VENV)/.benchmarks
 # A process for each core shares the GPU, since compiling takes most of the time: nothing is tuned there. A kernel that
 # hangs costs its part, not the rest. Warnings are no errors: which packages are there is not ours to say.
 gpu-check:
+	@$(PYTHON) -c "import jax, pytest, xdist" 2>/dev/null || { echo "gpu-check: $(PYTHON) has to have jax, pytest and \
+	pytest-xdist; name one that has: make gpu-check PYTHON=..."; exit 2; }
 	@$(PYTHON) -c "import jax; jax.default_backend() == 'cpu' and print('gpu-check: this JAX sees no accelerator: \
 	a rehearsal on the CPU, with small shapes')"
 	ran=0; \

@@ -21,6 +21,7 @@ from benchmarks.cells import CELLS
 from benchmarks.contestants import PEERS
 from benchmarks.implementations import IMPLEMENTATIONS
 from benchmarks.problem import DTYPES, GRADIENT, MEANING, MODES
+from benchmarks.rows import read
 from benchmarks.suites import SUITES, entries
 
 
@@ -164,7 +165,8 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.open("a").close()
-    except OSError as error:
+        read(out)  # to which rows are added
+    except (OSError, ValueError) as error:
         print(f"error: --out: {error}", file=sys.stderr)
         return 2
     print(f"{len(chosen)} jobs; rows go to {out}")

@@ -39,10 +39,12 @@ def show(
     filled = None if into is None else _filled(into, tables(rows))
 
     folder = pictures_dir or (path.with_suffix("") if path.suffix else path.with_name(f"{path.name}-report"))
+    report = folder / "report.md"
+    if folder.is_dir() and not _replaceable(report, path):
+        raise ValueError(f"--pictures: expected a new folder, or that of a report of {path.name}, got {folder}")
     try:
         drawn = pictures.draw(rows, folder)
         links = "".join(f"\n![{file.stem}]({file.name})\n" for file in drawn)
-        report = folder / "report.md"
         _write(report, f"# {path.name}\n\n{text}\n{links}")
     except OSError as error:
         raise ValueError(f"can't write the report: {error}") from None
@@ -51,6 +53,13 @@ def show(
         _write(into, filled)
         written.append(into)
     print(text, "\nwritten:", *(f"  {file}" for file in written), sep="\n")
+
+
+def _replaceable(report: pathlib.Path, path: pathlib.Path) -> bool:
+    """Whether a folder is one of an earlier report of these rows, or holds nothing."""
+    if not report.exists():
+        return not any(report.parent.iterdir())
+    return report.read_text().startswith(f"# {path.name}\n")
 
 
 def _filled(path: pathlib.Path, found: dict[str, str]) -> str:

@@ -1,6 +1,7 @@
 """The folder of one run: its configuration, and its metrics as JSON lines and TensorBoard events."""
 
 import dataclasses
+import fcntl
 import json
 import os
 import pathlib
@@ -48,15 +49,36 @@ def open_run(workdir: pathlib.Path, config: Any) -> None:
     """Makes the folder of a run, unless it is there.
 
     Raises:
-      UsageError: as `check_run`, or nothing can be written there.
+      UsageError: as `check_run`, or another process is at it, or nothing can be written there.
     """
     check_run(workdir, config)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if not (workdir / "config.json").exists():
             write(workdir / "config.json", json.dumps(_plain(config), indent=2) + "\n")
+        _lock(workdir)
+    except BlockingIOError:
+        raise UsageError(f"--workdir: another process is training in {workdir}") from None
     except OSError as error:
         raise UsageError(f"--workdir: {workdir} can't be written to: {error}") from error
+
+
+# Open files that this process has locked, until it ends.
+_locks: dict[pathlib.Path, int] = {}
+
+
+def _lock(workdir: pathlib.Path) -> None:
+    """Keeps other processes out of a run's folder; BlockingIOError where one is there."""
+    path = workdir.resolve() / ".lock"
+    if path in _locks:
+        return
+    file = os.open(path, os.O_CREAT | os.O_RDWR)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(file)
+        raise
+    _locks[path] = file
 
 
 def _plain(config: Any) -> dict[str, Any]:

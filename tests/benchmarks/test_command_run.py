@@ -151,6 +151,14 @@ def test_run_that_cannot_write_says_so_before_it_measures(
         assert out.split("/")[0] in line
 
 
+def test_run_adds_to_rows_only(command: Command, fake: type[Fake], capsys: pytest.CaptureFixture[str]) -> None:
+    notes = pathlib.Path("notes.md")
+    notes.write_text("# mine\n")
+    assert command("run", "--out", "notes.md") == 2
+    assert capsys.readouterr().err == "error: --out: notes.md, line 1: expected a JSON object, got '# mine'\n"
+    assert notes.read_text() == "# mine\n"
+
+
 def test_run_of_nothing_says_why(command: Command, fake: type[Fake], capsys: pytest.CaptureFixture[str]) -> None:
     # The suite has this mode: it is the dtype that is left out.
     assert command("run", "--suite", "gpu", "--mode", "train", "--dtype", "float16") == 2

@@ -69,6 +69,21 @@ def test_show_has_a_folder_of_its_own(tmp_path, capsys):
     assert (tmp_path / "without_ending-report" / "report.md").is_file()
 
 
+def test_show_replaces_its_own_report_and_nothing_else(tmp_path, capsys):
+    file, folder = write(tmp_path / "rows.jsonl", [row()]), tmp_path / "folder"
+    folder.mkdir()
+    for _ in range(2):
+        show(file, pictures_dir=folder)
+    other = write(tmp_path / "others.jsonl", [row()])
+    for text in (None, "my notes"):
+        if text is not None:
+            (folder / "report.md").write_text(text)
+        before = (folder / "report.md").read_text()
+        with pytest.raises(ValueError, match=r"--pictures: expected .* of a report of others\.jsonl, got "):
+            show(other, pictures_dir=folder)
+        assert (folder / "report.md").read_text() == before
+
+
 def test_show_says_what_is_wrong(tmp_path):
     with pytest.raises(ValueError, match=r"expected a file of rows, found no .*absent"):
         show(tmp_path / "absent.jsonl")

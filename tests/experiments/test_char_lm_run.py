@@ -78,6 +78,7 @@ def uninterrupted(tmp_path_factory):
 def test_run_leaves_everything_a_reader_looks_for(uninterrupted):
     workdir, out = uninterrupted
     assert {path.name for path in workdir.iterdir()} == {
+        ".lock",
         "config.json", "metrics.jsonl", "tensorboard", "checkpoints", "curves.png", "samples", "vocabulary.json",
         "baselines.json", "kept",
     }  # fmt: skip

@@ -33,6 +33,7 @@ def run(tmp_path_factory: Any, table: pathlib.Path) -> pathlib.Path:
 
 def test_run_leaves_everything_a_reader_looks_for(run: pathlib.Path, table: pathlib.Path, capsys: Any) -> None:
     assert {path.name for path in run.iterdir()} == {
+        ".lock",
         "config.json", "metrics.jsonl", "tensorboard", "checkpoints", "kept", "corpus.json", "source.json",
         "target.json", "curves.png", "attention.png", "test.tsv",
     }  # fmt: skip

@@ -11,7 +11,8 @@ to all blocks of the cluster.
 Backward, a step: the cotangents of the pre-activations of the block's units; their part of W_h^T dr for all units
 goes to the blocks that own these; each block adds up all parts for its own units.
 
-What a step reads comes ahead of time by TMA, and what it gives leaves by TMA.
+What a step reads comes ahead of time by TMA, and what it gives leaves by TMA. What threads of a block give each other
+through shared memory (r, the state) needs nothing said here: Mosaic has them meet around each such store.
 """
 
 from collections.abc import Callable

@@ -40,7 +40,7 @@ def how_to_build() -> str:
     root = pathlib.Path(__file__).parents[3]
     if (root / "pyproject.toml").is_file():
         return f"these are the sources in {root}; with a C++17 compiler, pip install --no-deps --editable {root}"
-    return "install a C++17 compiler, then recurrent_jax anew (pip install --force-reinstall --no-deps)"
+    return "install a C++17 compiler, then this package as before, with pip install --force-reinstall --no-deps"
 
 
 @functools.cache
