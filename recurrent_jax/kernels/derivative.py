@@ -1,7 +1,7 @@
 """How a kernel brings its own backward pass and keeps every other derivative.
 
 `jax.custom_vjp` would take forward mode away, and with it Hessian-vector products of one kind and
-`jax.jacfwd`. A custom JVP keeps both, but then JAX derives the backward pass by itself. What is
+`jax.jacfwd`. A JVP of its own keeps both, but then JAX derives the backward pass by itself. What is
 wanted is a tangent map J whose transpose is given by hand. The public primitive with a transpose of
 its own is `lax.custom_linear_solve`, so J is written as the solution of a linear system:
 
@@ -74,76 +74,72 @@ def with_backward(
         return _plus_zero(solution, solution)[1]
 
     save = _with_push(forward, push)
-
-    @jax.custom_jvp
-    def run(args: Any, flags: Any) -> Any:
-        return (primal or reference)(args, flags)
-
-    @run.defjvp
-    def run_jvp(primals: Any, tangents: Any) -> Any:
-        (out, _), (tangent_out, _) = jax.jvp(save, primals, tangents)
-        return out, tangent_out
-
-    return run
+    return _with_push(primal or reference, push, save)
 
 
-# The pair (out, saved) of `forward`, which may be code that JAX can't see into, is itself differentiated in derivatives
-# of second order. What is saved counts as constant: `push` states in full how J depends on `args`. A custom JVP would
-# say so too, but where JAX before 0.12 differentiates a scan, it keeps of a custom JVP the function alone.
-_save = Primitive("forward_with_saved")
-_save.multiple_results = True
+# A custom JVP would do, but where JAX before 0.12 differentiates a scan, it keeps of one the function alone: whoever
+# differentiates that again meets code that has other derivatives than it should, or none.
+_call = Primitive("with_backward")
+_call.multiple_results = True
 
 
-def _with_push(forward: Function, push: Callable[..., Any]) -> Function:
-    """`forward`, of which `push(args, flags, saved, tangent)` is the derivative of `out`."""
+def _with_push(function: Function, push: Callable[..., Any], save: Function | None = None) -> Function:
+    """A function of which `push(args, flags, saved, tangent)` is the derivative of `out`.
 
-    def save(args: Any, flags: Any) -> Any:
+    The function returns `out`, where `save` is another that returns `(out, saved)`, or both by itself, of which what is
+    saved counts as constant: `push` states in full how J depends on `args`.
+    """
+
+    def call(args: Any, flags: Any) -> Any:
         leaves, given = jax.tree.flatten((args, flags))
-        traced, result = jax.make_jaxpr(forward, return_shape=True)(args, flags)
-        structures = given, jax.tree.structure(result)
-        return jax.tree.unflatten(structures[1], _save.bind(*leaves, traced=traced, push=push, structures=structures))
+        traced, result = jax.make_jaxpr(function, return_shape=True)(args, flags)
+        structure: Any = jax.tree.structure(result)
+        results = _call.bind(*leaves, traced=traced, push=push, save=save, structures=(given, structure))
+        return jax.tree.unflatten(structure, results)
 
-    return save
+    return call
 
 
-@_save.def_impl
-def _evaluate(*leaves: Any, traced: Any, push: Any, structures: Any) -> Any:
+@_call.def_impl
+def _evaluate(*leaves: Any, traced: Any, **_: Any) -> Any:
     return jaxpr_as_fun(traced)(*leaves)
 
 
-@_save.def_effectful_abstract_eval
-def _shapes(*leaves: Any, traced: Any, push: Any, structures: Any) -> Any:
+@_call.def_effectful_abstract_eval
+def _shapes(*_: Any, traced: Any, **__: Any) -> Any:
     return traced.out_avals, traced.effects
 
 
-def _lower(ctx: Any, *leaves: Any, traced: Any, push: Any, structures: Any) -> Any:
+def _lower(ctx: Any, *leaves: Any, traced: Any, **_: Any) -> Any:
     return mlir.lower_fun(jaxpr_as_fun(traced))(ctx, *leaves)
 
 
 def _jvp(primals: Any, tangents: Any, **fixed: Any) -> Any:
-    given, result = fixed["structures"]
-    results = _save.bind(*primals, **fixed)
+    push, save, (given, result) = (fixed[name] for name in ("push", "save", "structures"))
     args, flags = jax.tree.unflatten(given, primals)
-    _, saved = jax.tree.unflatten(result, results)
+    out, saved = save(args, flags) if save else jax.tree.unflatten(result, _call.bind(*primals, **fixed))
     count = len(jax.tree.leaves(args))
     tangent = jax.tree.unflatten(jax.tree.structure(args), map(ad.instantiate_zeros, tangents[:count]))
-    pushed = jax.tree.leaves(fixed["push"](args, flags, saved, tangent))
+    pushed = jax.tree.leaves(push(args, flags, saved, tangent))
+    if save:
+        return jax.tree.leaves(out), pushed
     constant = lambda leaf: ad.Zero(jax.typeof(leaf).to_tangent_aval())
-    return results, [*pushed, *map(constant, jax.tree.leaves(saved))]
+    return jax.tree.leaves((out, saved)), [*pushed, *map(constant, jax.tree.leaves(saved))]
 
 
-def _batch(leaves: Any, axes: Any, *, traced: Any, push: Any, structures: Any) -> Any:
+def _batch(leaves: Any, axes: Any, *, traced: Any, push: Any, save: Any, structures: Any) -> Any:
     given, result = structures
     args, flags = axes = jax.tree.unflatten(given, axes)
-    forward = lambda *both: jax.tree.unflatten(result, jaxpr_as_fun(traced)(*jax.tree.leaves(both)))
-    many = _with_push(jax.vmap(forward, axes), jax.vmap(push, (args, flags, 0, args)))
-    results = jax.tree.leaves(many(*jax.tree.unflatten(given, leaves)))
+    function = lambda *both: jax.tree.unflatten(result, jaxpr_as_fun(traced)(*jax.tree.leaves(both)))
+    many = lambda one: jax.vmap(one, axes)
+    mapped = _with_push(many(function), jax.vmap(push, (args, flags, 0, args)), save and many(save))
+    results = jax.tree.leaves(mapped(*jax.tree.unflatten(given, leaves)))
     return results, [0] * len(results)
 
 
-mlir.register_lowering(_save, _lower)
-ad.primitive_jvps[_save] = _jvp
-batching.primitive_batchers[_save] = _batch
+mlir.register_lowering(_call, _lower)
+ad.primitive_jvps[_call] = _jvp
+batching.primitive_batchers[_call] = _batch
 
 
 # JAX transposes a `custom_linear_solve` only if every leaf of its right side is linear in what is

@@ -175,6 +175,16 @@ def reverse_over_reverse_of_a_scan_of_unrollings(run: Function, args: Any) -> An
 
 
 @transformation
+def reverse_over_a_gradient_that_goes_past_a_scan_of_unrollings(run: Function, args: Any) -> Any:
+    # The inner gradient takes all that unrolls as known; the outer one is of that.
+    def scaled(scale: Any, params: Any, xs: Any, carry: Any) -> Any:
+        number = lambda xs: scale**2 * total(run)(params, xs, carry)
+        return jax.lax.scan(lambda sum_, xs: (sum_ + number(xs), None), jnp.zeros(()), stacked(xs))[0]
+
+    return jax.grad(lambda args: jax.grad(scaled)(jnp.asarray(1.5), *args))(args)
+
+
+@transformation
 def forward_over_reverse_of_a_checkpointed_scan(run: Function, args: Any) -> Any:
     return forward_over_reverse(chunks(jax.checkpoint(run)), args)
 
