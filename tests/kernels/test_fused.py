@@ -86,6 +86,23 @@ def test_steps_of_two_bytes_are_not_turned_into_others_with_all_others(dtype: st
         assert set(stacked) == {"u16"}
 
 
+def test_what_a_scan_takes_as_known_has_a_gradient() -> None:
+    # The inner gradient is of the scale alone; integers of the same bits have none.
+    cell = rj.GRU(4, param_dtype="bfloat16")
+    params, xs, _ = cases.data(cell)
+
+    def scaled(scale: Any, params: Any, name: str) -> Any:
+        def add(total: Any, xs: Any) -> Any:
+            _, ys = rj.unroll(cell, params, xs, implementation=name)
+            return total + jnp.sum(scale**2 * jnp.sin(ys.astype(jnp.float32))), None
+
+        return jax.lax.scan(add, jnp.zeros((), jnp.float32), xs[jnp.newaxis])[0]
+
+    gradient = lambda name: jax.grad(lambda params: jax.grad(scaled)(jnp.float32(1.5), params, name))(params)
+    assert float(jnp.abs(gradient("scan").w_h).max()) > 0.1
+    cases.assert_close(gradient("fused"), gradient("scan"), 0.03)
+
+
 def test_refuses_a_cell_that_is_not_pointwise() -> None:
     assert fused.refuses(cases.Counter(), Inputs((), None, None), Options()) == "Counter is not a PointwiseCell"
 
