@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from recurrent_jax.cells.base import Array, PointwiseCell
+from recurrent_jax.cells.shapes import describe, hashable, shapes_of
 
 
 def check_cell_methods(cell: Any) -> None:
@@ -16,7 +17,10 @@ def check_cell_methods(cell: Any) -> None:
         raise TypeError(f"cell: expected an instance, got the class {cell.__name__}; write {cell.__name__}(...)")
     missing = [name for name in ("init", "initial_carry", "step") if not callable(getattr(cell, name, None))]
     if missing:
-        raise TypeError(f"cell: expected the methods init, initial_carry and step, {cell!r} lacks {', '.join(missing)}")
+        hint = "; it has apply: call that, and explain its cells one by one" if hasattr(cell, "apply") else ""
+        raise TypeError(
+            f"cell: expected the methods init, initial_carry and step, {cell!r} lacks {', '.join(missing)}{hint}"
+        )
 
 
 def check_inputs(cell: Any, params: Any, xs: Any) -> Array:
@@ -27,10 +31,10 @@ def check_inputs(cell: Any, params: Any, xs: Any) -> Array:
     try:
         size = cell.in_size(params)
     except (AttributeError, IndexError, TypeError):
-        raise TypeError(f"params: expected what {cell!r}.init returns, got {_describe(params)}") from None
+        raise TypeError(f"params: expected what {cell!r}.init returns, got {describe(params)}") from None
     expected = (_param_shapes if hashable(cell) else _param_shapes.__wrapped__)(cell, size)
     if not same_structure(params, expected) or _shapes(params) != _shapes(expected):
-        raise ValueError(f"params: expected {_describe(expected)} as {cell!r}.init returns, got {_describe(params)}")
+        raise ValueError(f"params: expected {describe(expected)} as {cell!r}.init returns, got {describe(params)}")
     if xs.shape[-1] != size:
         raise ValueError(f"xs: expected [T, ..., {size}], got {list(xs.shape)}")
     return xs
@@ -49,12 +53,12 @@ def check_array(name: str, value: Any, form: str) -> Array:
 
 def check_carry(cell: Any, params: Any, carry: Any, batch_shape: tuple[int, ...]) -> None:
     """Raises unless `carry` has the structure, shapes and dtypes of the cell's initial carry."""
-    expected = jax.eval_shape(lambda p: cell.initial_carry(p, batch_shape), params)
+    expected = shapes_of(_initial_carry, (cell, batch_shape), params)
     if not same_structure(carry, expected):
-        raise ValueError(f"carry: expected {_describe(expected)}, got {_describe(carry)}")
+        raise ValueError(f"carry: expected {describe(expected)}, got {describe(carry)}")
     same = lambda a, b: tuple(a.shape) == tuple(b.shape) and a.dtype == b.dtype
     if not all(jax.tree.leaves(jax.tree.map(same, jax.tree.map(jnp.asarray, carry), expected))):
-        raise ValueError(f"carry: expected {_describe(expected)}, got {_describe(carry)}")
+        raise ValueError(f"carry: expected {describe(expected)}, got {describe(carry)}")
 
 
 def mask_from(lengths: Any, mask: Any, time_shape: tuple[int, ...]) -> Array | None:
@@ -105,41 +109,8 @@ def _param_shapes(cell: PointwiseCell, in_size: int) -> Any:
     return jax.eval_shape(lambda: cell.init(jax.random.key(0), in_size))
 
 
-def hashable(cell: Any) -> bool:
-    """Whether a cell is told from others by its values, so that jit may take it as a static argument.
-
-    A cell that holds arrays is not, nor one with the hash of its identity: it could change unseen.
-    """
-    if type(cell).__hash__ in (None, object.__hash__):
-        return False
-    try:
-        hash(cell)
-    except TypeError:
-        return False
-    return True
-
-
-def vary_alike(tree: Any) -> Any:
-    """Within `jax.shard_map`, makes every leaf vary over the mesh axes that any of them varies over.
-
-    A scan wants its carry to vary from the beginning as it will at the end, and a gradient to a leaf
-    that does not vary, such as parameters, to be summed over the mesh, which this cast's transpose does.
-    """
-    axes = frozenset[str]().union(*map(_varying, jax.tree.leaves(tree)))
-    if not axes:
-        return tree
-
-    def cast(leaf: Array) -> Array:
-        missing = tuple(axes - _varying(leaf))
-        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
-
-    return jax.tree.map(cast, tree)
-
-
-def _varying(leaf: Array) -> frozenset[str]:
-    """The mesh axes over which an array varies; JAX called the attribute `vma` at first."""
-    kind: Any = jax.typeof(leaf)
-    return kind.manual_axis_type.varying if hasattr(kind, "manual_axis_type") else kind.vma
+def _initial_carry(cell: Any, batch_shape: tuple[int, ...], params: Any) -> Any:
+    return cell.initial_carry(params, batch_shape)
 
 
 def same_structure(a: Any, b: Any) -> bool:
@@ -150,18 +121,6 @@ def same_structure(a: Any, b: Any) -> bool:
 
 def _shapes(tree: Any) -> list[tuple[int, ...]]:
     return [np.shape(leaf) for leaf in jax.tree.leaves(tree)]
-
-
-def _describe(tree: Any) -> str:
-    """A pytree in one line: `LSTMCarry(h float32[8,16], c float32[8,16])`."""
-    if hasattr(tree, "_fields"):
-        parts = (f"{name} {_describe(getattr(tree, name))}" for name in tree._fields)
-        return f"{type(tree).__name__}({', '.join(parts)})"
-    if isinstance(tree, (tuple, list)):
-        return f"{type(tree).__name__}({', '.join(map(_describe, tree))})"
-    if hasattr(tree, "shape") and hasattr(tree, "dtype"):
-        return f"{tree.dtype}[{','.join(map(str, tree.shape))}]"
-    return type(tree).__name__ if tree is not None else "None"
 
 
 def check_bool(name: str, value: Any) -> bool:

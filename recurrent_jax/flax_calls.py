@@ -21,6 +21,14 @@ def check_layer(cell: Any) -> None:
         arguments.check_cell_methods(cell)
 
 
+def check_rnn(name: str, rnn: Any) -> None:
+    """Raises TypeError unless `rnn` is a module to call, such as an `RNN`, and not a bare cell."""
+    if isinstance(rnn, type) or not callable(rnn):
+        raise TypeError(
+            f"{name}: expected an RNN module, RNN(cell), or for bare cells RNN(rj.Bidirectional(cell)), got {rnn!r}"
+        )
+
+
 def concatenate(forward: Array, backward: Array) -> Array:
     """The outputs of both directions side by side."""
     return jnp.concatenate([forward, backward], axis=-1)
@@ -85,6 +93,8 @@ def run_both(module: Any, inputs: Any, initial_carry: Any, *, given: dict[str, b
         initial_carry = BidirectionalCarry(None, None)
     elif not isinstance(initial_carry, tuple) or len(initial_carry) != 2:
         raise ValueError(f"initial_carry: expected (forward, backward), got {type(initial_carry).__name__}")
+    # What is not said is not handed on: Flax's own RNNs know of fewer options.
+    options = {name: value for name, value in options.items() if value is not None}
     options |= {"time_major": chosen["time_major"], "return_carry": True}
     before, behind = initial_carry
     forward, ys = module.forward_rnn(inputs, initial_carry=before, reverse=False, **options)

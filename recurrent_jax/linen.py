@@ -146,6 +146,7 @@ class Bidirectional(nn.Module):
       time_major, return_carry: as for `RNN`.
 
     Raises:
+      TypeError: `forward_rnn` or `backward_rnn` is no module, but a cell, say.
       ValueError: `initial_carry` is not a pair.
 
     Example:
@@ -164,6 +165,11 @@ class Bidirectional(nn.Module):
     merge_fn: Callable[[Array, Array], Array] = flax_calls.concatenate
     time_major: bool = False
     return_carry: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("forward_rnn", "backward_rnn"):
+            flax_calls.check_rnn(name, getattr(self, name))
+        super().__post_init__()
 
     def __call__(
         self,

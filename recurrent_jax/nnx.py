@@ -166,6 +166,7 @@ class Bidirectional(nnx.Module):
       time_major, return_carry: as for `RNN`.
 
     Raises:
+      TypeError: `forward_rnn` or `backward_rnn` is no module, but a cell, say.
       ValueError: `initial_carry` is not a pair.
 
     Example:
@@ -189,6 +190,8 @@ class Bidirectional(nnx.Module):
         time_major: bool = False,
         return_carry: bool = False,
     ) -> None:
+        flax_calls.check_rnn("forward_rnn", forward_rnn)
+        flax_calls.check_rnn("backward_rnn", backward_rnn)
         self.forward_rnn = forward_rnn
         self.backward_rnn = backward_rnn
         self.merge_fn = merge_fn

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 
 from recurrent_jax import arguments, kernels
 from recurrent_jax.cells.base import Array
+from recurrent_jax.cells.shapes import hashable
 from recurrent_jax.kernels import Explanation, Implementation, checkpoint
 from recurrent_jax.kernels.contract import Inputs, Options, Outputs, select
-from recurrent_jax.kernels.mesh import spread_alike
+from recurrent_jax.kernels.mesh import spread_alike, vary_alike
 
 
 def unroll(
@@ -82,8 +83,7 @@ def unroll(
     every = None if checkpoint_every is None else arguments.check_positive("checkpoint_every", checkpoint_every)
     if every is not None and jax.export.is_symbolic_dim(inputs.xs.shape[0]):
         raise NotImplementedError(f"checkpoint_every: expected xs of a known number of steps, got {inputs.xs.shape}")
-    run = _run_compiled if arguments.hashable(cell) else _run
-    out = run(cell, chosen, arguments.vary_alike(inputs), options, every, kernels.setting(chosen))
+    out = _start(cell, chosen, inputs, options, every)
     return (out.carry, out.ys, out.carries) if return_carries else (out.carry, out.ys)
 
 
@@ -117,14 +117,14 @@ def step(cell: Any, params: Any, carry: Any, x: Array, *, implementation: Implem
     x = jnp.asarray(x)
     if not x.ndim:
         raise ValueError(f"x: expected [..., D], got {x!r}")
-    xs = x[jnp.newaxis]
+    xs = jnp.expand_dims(x, 0)
     inputs, options = _prepare(cell, params, xs, carry, None, None, None, False, False, implementation, 1)
     chosen = kernels.choose(implementation, cell, inputs, options)
     # A loop of one step is no faster than the step.
     if chosen in ("fused", "scan"):
-        return cell.step(params, inputs.carry, inputs.xs[0])
-    carry, ys = unroll(cell, params, xs, carry, implementation=chosen)
-    return carry, jax.tree.map(lambda y: y[0], ys)
+        return cell.step(params, inputs.carry, x)
+    out = _start(cell, chosen, inputs, options, None)
+    return out.carry, jax.tree.map(lambda y: jnp.squeeze(y, 0), out.ys)
 
 
 def explain(
@@ -201,6 +201,12 @@ def _prepare(
     initial = spread_alike(cell.initial_carry(params, batch_shape), xs) if needed else None
     inputs = Inputs(params, xs, initial if carry is None else carry, None if resets is None else initial, mask, resets)
     return inputs, options
+
+
+def _start(cell: Any, name: str, inputs: Inputs, options: Options, every: int | None) -> Outputs:
+    """Runs the kernel `name`, compiled where jit can tell the cell from others."""
+    run = _run_compiled if hashable(cell) else _run
+    return run(cell, name, vary_alike(inputs), options, every, kernels.setting(name))
 
 
 def _run(cell: Any, name: str, inputs: Inputs, options: Options, every: int | None, setting: Any) -> Outputs:

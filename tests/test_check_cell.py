@@ -217,3 +217,45 @@ def test_bad_in_size_is_named(in_size: Any) -> None:
 def test_cell_without_methods_is_refused() -> None:
     with pytest.raises(TypeError, match="cell: expected the methods init, initial_carry and step, "):
         rj.check_cell(object())
+
+
+@pytest.mark.parametrize("input_feeding", [True, False])
+@pytest.mark.parametrize("score", ["dot", "general", "additive"])
+def test_attentive_cell_is_ok_with_one_memory_for_all_rows(score: Any, input_feeding: bool) -> None:
+    cell = rj.AttentiveCell(rj.LSTM(4), 4, attention=rj.Attention(score), input_feeding=input_feeding)
+    values = jax.random.normal(jax.random.key(1), (6, 4), "float32")
+    params = cell.remember(cell.init(jax.random.key(0), 2), values, lengths=5)
+    report = rj.check_cell(cell, in_size=2, params=params)
+    assert report.ok, str(report)
+
+
+def test_attentive_cell_without_such_a_memory_is_refused_in_one_line() -> None:
+    cell = rj.AttentiveCell(rj.LSTM(4), 4)
+    without = cell.init(jax.random.key(0), 2)
+    message = r"^params: expected what cell.remember returns for values \[S, M\], one memory for all rows, got "
+    for params in (None, without):
+        with pytest.raises(ValueError, match=message + "no memory$"):
+            rj.check_cell(cell, in_size=2, params=params)
+    with pytest.raises(ValueError, match=message + r"Memory\(values float32\[3,6,4\], "):
+        rj.check_cell(cell, in_size=2, params=cell.remember(without, jnp.ones((6, 3, 4), "float32")))
+
+
+@pytest.mark.parametrize(("factor", "word"), [(jnp.nan, "NaN"), (jnp.inf, "infinite")])
+def test_values_that_are_no_numbers_are_called_so(factor: float, word: str) -> None:
+    class Odd(rj.RNN):
+        """Its outputs are no numbers."""
+
+        def step(self, params: Any, carry: Any, x: Any) -> Any:
+            """Of one sign."""
+            carry, y = super().step(params, carry, x)
+            return carry, (2 + y) * factor
+
+    assert dict(rj.check_cell(Odd(3)).laws)[PURE] == f"step[1]: values are {word}"
+
+
+def test_parameters_that_are_given_are_tried() -> None:
+    cell = rj.LSTM(4)
+    params = cell.init(jax.random.key(0), 2)
+    assert rj.check_cell(cell, in_size=2, params=params).ok
+    report = rj.check_cell(cell, in_size=2, params=params._replace(b=params.b * jnp.nan))
+    assert dict(report.laws)[PURE] == "step[0].h: values are NaN"

@@ -101,3 +101,14 @@ def test_explain_takes_every_argument_of_unroll() -> None:
     flags = {"mask": cases.GAPS, "resets": cases.RESETS, "reverse": True, "return_carries": True}
     chosen = explained(rj.LSTM(4), **flags, implementation=PROGRAMS, checkpoint_every=2, unroll=2).chosen
     assert chosen == "fused"
+
+
+def test_layers_are_explained_cell_by_cell() -> None:
+    stack = rj.Stack([rj.LSTM(4), rj.GRU(4)])
+    hint = "Stack is not a PointwiseCell; Stack.apply may run its cells by other kernels: explain them one by one"
+    assert str(explained(stack, implementation=PROGRAMS)) == f"fused  refuses: {hint}\nscan   runs"
+    both = rj.Bidirectional(rj.LSTM(4))
+    message = r"^cell: .* lacks step; it has apply: call that, and explain its cells one by one$"
+    for call in (rj.explain, rj.unroll):
+        with pytest.raises(TypeError, match=message):
+            call(both, *cases.data(rj.LSTM(4))[:2])

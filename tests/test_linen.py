@@ -331,6 +331,29 @@ def test_works_under_vmap_and_remat_of_linen() -> None:
     cases.assert_close(loss(nn.remat(rj_linen.RNN)), loss(rj_linen.RNN), CLOSE)
 
 
+@pytest.mark.parametrize("kind", [rj_linen.RNN, lambda cell: nn.RNN(nn.LSTMCell(UNITS))], ids=["ours", "flax"])
+@pytest.mark.parametrize("lifted", [nn.remat, nn.jit], ids=["remat", "jit"])
+def test_bidirectional_is_lifted_with_its_modules(kind: Any, lifted: Any) -> None:
+    class Model(nn.Module):
+        """A user's, which makes its layers in setup."""
+
+        both: Any
+
+        def setup(self) -> None:
+            """Modules as attributes."""
+            self.layer = self.both(kind(LSTM), kind(LSTM))
+
+        def __call__(self, xs: Any) -> Any:
+            """Runs them."""
+            return self.layer(xs)
+
+    xs = flax_judge.inputs(LSTM).astype("float32")
+    plain = Model(rj_linen.Bidirectional)
+    kept = plain.init(jax.random.key(0), xs)
+    cases.assert_close(Model(lifted(rj_linen.Bidirectional)).apply(kept, xs), plain.apply(kept, xs), 1e-6)
+    assert plain.clone() == plain
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -338,6 +361,12 @@ def test_works_under_vmap_and_remat_of_linen() -> None:
         (lambda: rj_linen.RNN(rj.Stack), "cell: expected an instance, got the class Stack"),
         (lambda: rj_linen.RNN(3), "cell: expected the methods init, initial_carry and step, 3 lacks"),
         (lambda: rj_linen.RNN(nn.LSTMCell(4)), r"cell: expected the methods .* LSTMCell\((.|\n)* lacks initial_carry"),
+        (
+            lambda: rj_linen.Bidirectional(LSTM, LSTM),
+            r"^forward_rnn: expected an RNN module, RNN\(cell\), or for bare cells RNN\(rj.Bidirectional\(cell\)\), ",
+        ),
+        (lambda: rj_linen.Bidirectional(rj_linen.RNN(LSTM), LSTM), r"^backward_rnn: expected an RNN .* got LSTM\("),
+        (lambda: rj_linen.Bidirectional(rj_linen.RNN, rj_linen.RNN), r"^forward_rnn: expected an RNN .* got <class "),
     ],
 )
 def test_mistakes_in_making_a_module_are_named(make: Any, message: str) -> None:

@@ -309,3 +309,13 @@ def test_mistakes_in_calling_a_module_are_named() -> None:
         make(BOTH)(xs, reverse=True)
     with pytest.raises(ValueError, match=r"initial_carry: expected \(forward, backward\), got Array"):
         rj_nnx.Bidirectional(rnn, rnn)(xs, initial_carry=carry.h)
+
+
+def test_bidirectional_of_bare_cells_is_named() -> None:
+    message = r"expected an RNN module, RNN\(cell\), or for bare cells RNN\(rj.Bidirectional\(cell\)\), got LSTM\("
+    with pytest.raises(TypeError, match=f"^forward_rnn: {message}"):
+        rj_nnx.Bidirectional(LSTM, LSTM)
+    with pytest.raises(TypeError, match=f"^backward_rnn: {message}"):
+        rj_nnx.Bidirectional(make(LSTM), LSTM)
+    with pytest.raises(TypeError, match=r"^forward_rnn: expected an RNN module, .* got <class "):
+        rj_nnx.Bidirectional(rj_nnx.RNN, rj_nnx.RNN)

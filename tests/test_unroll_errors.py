@@ -215,3 +215,49 @@ def test_kernel_that_refuses_is_passed_over_in_a_tuple() -> None:
 def test_arguments_behind_the_carry_have_names() -> None:
     with pytest.raises(TypeError, match="positional arguments"):
         rj.unroll(CELL, PARAMS, XS, CARRY, [1, 1, 1])
+
+
+# What a `pointwise` gives in place of (carry, y), and how the message calls it.
+MISTAKES: dict[str, tuple[Any, str]] = {
+    "nothing": (lambda carry, h: None, "None"),
+    "y alone": (lambda carry, h: h, "float32[3,4]"),
+    "h in place of the carry": (lambda carry, h: (h, h), "tuple(float32[3,4], float32[3,4])"),
+    "y first": (lambda carry, h: (h, carry), "tuple(float32[3,4], RNNCarry(h float32[3,4]))"),
+    "a list": (lambda carry, h: [carry, h], "list(RNNCarry(h float32[3,4]), float32[3,4])"),
+    "h of other units": (lambda carry, h: (rj.RNNCarry(h[:, :2]), h), "tuple(RNNCarry(h float32[3,2]), float32[3,4])"),
+    "h of one row": (lambda carry, h: (rj.RNNCarry(h[0]), h), "tuple(RNNCarry(h float32[4]), float32[3,4])"),
+    "h of a number": (lambda carry, h: (rj.RNNCarry(0.0), h), "tuple(RNNCarry(h float), float32[3,4])"),
+    "h complex": (
+        lambda carry, h: (rj.RNNCarry(h.astype("complex64")), h),
+        "tuple(RNNCarry(h complex64[3,4]), float32[3,4])",
+    ),
+    "y of a number": (lambda carry, h: (carry, 1.0), "tuple(RNNCarry(h float32[3,4]), float)"),
+    "y of a string": (lambda carry, h: (carry, {"y": "y"}), "tuple(RNNCarry(h float32[3,4]), dict)"),
+}
+
+
+@pytest.mark.parametrize("implementation", [None, "scan"])
+@pytest.mark.parametrize("name", MISTAKES)
+def test_pointwise_that_gives_something_else_is_named(name: str, implementation: Any) -> None:
+    class Mistaken(rj.PointwiseCell):
+        """A cell as it is first written."""
+
+        def pointwise(self, params: Any, carry: Any, z: Any, r: Any) -> Any:
+            """Not what it should."""
+            return MISTAKES[name][0](carry, jnp.tanh(z + r))
+
+    text = (
+        "Mistaken.pointwise: expected (carry, y) with a RNNCarry as it was given, "
+        f"got {MISTAKES[name][1]}, where the carry was RNNCarry(h float32[3,4]) and y is of real arrays"
+    )
+    params, xs, _ = cases.data(Mistaken(4))
+    with pytest.raises(TypeError, match=f"^{re.escape(text)}"):
+        rj.unroll(Mistaken(4), params, xs, implementation=implementation)
+    broken = {problem for _, problem in rj.check_cell(Mistaken(4), 3).laws if problem}
+    assert broken == {f"TypeError: {text}"}
+
+
+def test_a_step_of_rows_may_begin_with_a_carry_of_none() -> None:
+    with jax.numpy_rank_promotion("allow"):
+        got = CELL.step(PARAMS, CELL.initial_carry(PARAMS), XS[0])
+    cases.assert_close(got, CELL.step(PARAMS, CELL.initial_carry(PARAMS, (3,)), XS[0]), 1e-6)

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
+from recurrent_jax.cells.shapes import describe
+
 Array = jax.Array
 PyTree = Any
 Initializer = Callable[..., Array]
@@ -250,16 +252,29 @@ def apply_pointwise(cell: PointwiseCell, params: Any, carry: Any, z: Array, r: A
     exact = accumulator(cell.compute_dtype)
     is_floating = lambda a: jnp.issubdtype(a.dtype, jnp.floating)
     up = lambda tree: jax.tree.map(lambda a: a.astype(exact) if is_floating(a) else a, tree)
-    out: Any = cell.pointwise(up(params), up(carry), up(z), up(r))
-    structure: Any = jax.tree.structure(carry)
-    if not isinstance(out, tuple) or len(out) != 2 or structure != jax.tree.structure(out[0]):
-        raise TypeError(
-            f"{type(cell).__name__}.pointwise: expected (carry, y) with a {type(carry).__name__} as it was given, "
-            f"got {jax.tree.map(jnp.shape, out)}"
-        )
+    given = up(carry)
+    out: Any = cell.pointwise(up(params), given, up(z), up(r))
+    _check_pointwise(cell, given, out, rows_fit=z.shape[:-1] == r.shape[:-1])
     new, y = out
     new = jax.tree.map(lambda value, old: value.astype(old.dtype), new, carry)
     return new, jax.tree.map(lambda value: value.astype(cell.compute_dtype), y)
+
+
+def _check_pointwise(cell: PointwiseCell, carry: Any, out: Any, rows_fit: bool) -> None:
+    """Raises TypeError unless `pointwise` returned a carry like the one that it was given, and an output."""
+    is_real = lambda a: isinstance(a, (Array, np.ndarray)) and jnp.isrealobj(a)
+    shapes = lambda tree: [leaf.shape for leaf in jax.tree.leaves(tree)]
+    structure: Any = jax.tree.structure(carry)
+    if (
+        not all(map(is_real, jax.tree.leaves(out)))
+        or not (isinstance(out, tuple) and len(out) == 2 and structure == jax.tree.structure(out[0]))
+        # A step of rows may begin with a carry of none, which is broadcast.
+        or (rows_fit and shapes(out[0]) != shapes(carry))
+    ):
+        raise TypeError(
+            f"{type(cell).__name__}.pointwise: expected (carry, y) with a {type(carry).__name__} as it was given, "
+            f"got {describe(out)}, where the carry was {describe(carry)} and y is of real arrays"
+        )
 
 
 def floating(name: str, dtype: Any) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from recurrent_jax import arguments
 from recurrent_jax.cells.base import Array, PyTree, exportable
 from recurrent_jax.decode.step import Step, check_attention, check_integers, check_number, check_step, top
+from recurrent_jax.kernels.mesh import vary_alike
 
 # The attention that any source position counts with at least: log 0 would make all scores alike.
 _UNCOVERED = 1e-30
@@ -148,7 +149,7 @@ def beam(
     finished = Beams(blank, zeros, zeros.astype(bool), nothing, nothing)
     goes_on = lambda state: (state[0] < max_length) & ~jnp.all(state[-1])
     begin = jnp.int32(0), live, finished, jnp.zeros(rows, bool)
-    t, live, finished, _ = jax.lax.while_loop(goes_on, body, arguments.vary_alike(begin))
+    t, live, finished, _ = jax.lax.while_loop(goes_on, body, vary_alike(begin))
 
     cut = Beams(live.tokens, jnp.full_like(zeros, t), zeros.astype(bool), live.log_probs, score(live, t))
     cut = _best(cut, cut.scores, size)

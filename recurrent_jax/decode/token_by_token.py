@@ -9,6 +9,7 @@ import numpy as np
 from recurrent_jax import arguments
 from recurrent_jax.cells.base import Array, PyTree, exportable
 from recurrent_jax.decode.step import Step, check_integers, check_number, check_step, check_temperature, top
+from recurrent_jax.kernels.mesh import vary_alike
 
 
 @exportable
@@ -159,4 +160,4 @@ def _generate(step: Step, carry: PyTree, start: Array, choose: Any, end: int, ma
         log_probs=jnp.zeros(rows, dtype),
     )
     goes_on = lambda state: (state[0] < max_length) & ~jnp.all(state[-1].ended)
-    return jax.lax.while_loop(goes_on, body, arguments.vary_alike((jnp.int32(0), carry, start, nothing)))[-1]
+    return jax.lax.while_loop(goes_on, body, vary_alike((jnp.int32(0), carry, start, nothing)))[-1]

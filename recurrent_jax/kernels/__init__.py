@@ -1,7 +1,7 @@
 """Kernels: one way to run the recurrence a file. Here is the ordered registry, and the choice from it."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from recurrent_jax.kernels import cudnn, fused, mosaic_gpu, native, pallas_tpu, scan
@@ -61,43 +61,41 @@ def candidates(implementation: Implementation) -> tuple[Kernel, ...]:
 
 
 def explain(implementation: Implementation, cell: Any, inputs: Inputs, options: Options) -> Explanation:
-    """The first kernel of `candidates` that does not refuse, and every verdict.
+    """What `choose` gives, and every verdict.
 
     Raises:
       NotImplementedError: every allowed kernel refuses.
     """
-
-    verdicts = [
-        (kernel.NAME, _verdict(kernel, implementation, cell, inputs, options)) for kernel in candidates(implementation)
-    ]
-    for name, reason in verdicts:
-        if reason is None:
-            return Explanation(name, tuple(verdicts))
-    reasons = "; ".join(f"{name} refuses: {reason}" for name, reason in verdicts)
-    raise NotImplementedError(
-        f"implementation={implementation!r}: {reasons}. Write implementation=None to let the library choose."
-    )
+    chosen = choose(implementation, cell, inputs, options)
+    return Explanation(chosen, tuple(_verdicts(implementation, cell, inputs, options)))
 
 
 def choose(implementation: Implementation, cell: Any, inputs: Inputs, options: Options) -> str:
-    """The name of the first kernel that does not refuse; those behind it are not asked.
+    """The name of the first kernel of `candidates` that does not refuse; those behind it are not asked.
 
     Raises:
       NotImplementedError: every allowed kernel refuses.
     """
+    reasons = []
+    for name, reason in _verdicts(implementation, cell, inputs, options):
+        if reason is None:
+            return name
+        reasons.append(f"{name} refuses: {reason}")
+    raise NotImplementedError(
+        f"implementation={implementation!r}: {'; '.join(reasons)}. Write implementation=None to let the library choose."
+    )
+
+
+def _verdicts(
+    implementation: Implementation, cell: Any, inputs: Inputs, options: Options
+) -> Iterator[tuple[str, str | None]]:
+    """Each kernel's name and why it does not run the call, None where it would; asked as they are drawn."""
     for kernel in candidates(implementation):
-        if _verdict(kernel, implementation, cell, inputs, options) is None:
-            return kernel.NAME
-    return explain(implementation, cell, inputs, options).chosen  # which says why none does
-
-
-def _verdict(kernel: Kernel, implementation: Implementation, cell: Any, inputs: Inputs, options: Options) -> str | None:
-    """Why a kernel does not run the call; None where it would."""
-    reason = kernel.refuses(cell, inputs, options)
-    if reason is None and implementation is None and kernel.NAME in HESITATIONS:
-        hesitation = HESITATIONS[kernel.NAME](cell, inputs, options)
-        return None if hesitation is None else f"only where it is asked for by its name: {hesitation}"
-    return reason
+        reason = kernel.refuses(cell, inputs, options)
+        if reason is None and implementation is None and kernel.NAME in HESITATIONS:
+            hesitation = HESITATIONS[kernel.NAME](cell, inputs, options)
+            reason = hesitation and f"only where it is asked for by its name: {hesitation}"
+        yield kernel.NAME, reason
 
 
 def setting(name: str) -> Any:

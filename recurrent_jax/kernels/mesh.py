@@ -1,4 +1,4 @@
-"""Results of calls that JAX can't see into, where a program is spread over a mesh."""
+"""Arrays of a program that is spread over a mesh, and results of calls that JAX can't see into."""
 
 from typing import Any
 
@@ -43,6 +43,23 @@ def spread_alike(carry: Any, xs: Array) -> Any:
     return jax.tree.map(one, carry)
 
 
+def vary_alike(tree: Any) -> Any:
+    """Within `jax.shard_map`, makes every leaf vary over the mesh axes that any of them varies over.
+
+    A scan wants its carry to vary from the beginning as it will at the end, and a gradient to a leaf
+    that does not vary, such as parameters, to be summed over the mesh, which this cast's transpose does.
+    """
+    axes = frozenset[str]().union(*map(_varying, jax.tree.leaves(tree)))
+    if not axes:
+        return tree
+
+    def cast(leaf: Array) -> Array:
+        missing = tuple(axes - _varying(leaf))
+        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
+
+    return jax.tree.map(cast, tree)
+
+
 def varying_like(array: Array, other: Array) -> Array:
     """The same array, which varies over a mesh as `other` does too."""
     if _variation(array) == _variation(other):
@@ -63,3 +80,9 @@ def _variation(array: Array) -> Any:
     """The axes of a mesh over which the array varies."""
     kind = jax.typeof(array)
     return getattr(kind, _name(kind))
+
+
+def _varying(array: Array) -> frozenset[str]:
+    """The names of these axes."""
+    variation = _variation(array)
+    return getattr(variation, "varying", variation)

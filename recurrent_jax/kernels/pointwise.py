@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from recurrent_jax.cells.base import Array, PointwiseCell, accumulator, apply_pointwise, matmul
+from recurrent_jax.cells.shapes import shapes_of
 from recurrent_jax.kernels import scan
 from recurrent_jax.kernels.contract import Inputs, Options, Outputs, select
 from recurrent_jax.kernels.derivative import with_backward
@@ -188,7 +189,9 @@ class Pass:
 def refuses(cell: Any, inputs: Inputs) -> str | None:
     """Refuses cells that are not pointwise, or whose parts are not of the shapes and dtypes that takes."""
     if not isinstance(cell, PointwiseCell):
-        return f"{type(cell).__name__} is not a PointwiseCell"
+        name = type(cell).__name__
+        hint = f"; {name}.apply may run its cells by other kernels: explain them one by one"
+        return f"{name} is not a PointwiseCell{hint if hasattr(cell, 'apply') else ''}"
     if not cell.is_pointwise:
         return f"{cell!r} is more than one recurrent matmul and an elementwise function"
     if any(isinstance(value, jax.core.Tracer) for value in jax.tree.leaves(vars(cell))):
@@ -237,12 +240,12 @@ def run(cell: PointwiseCell, inputs: Inputs, options: Options, loops: Loops) -> 
 
 def _pre_activations(cell: PointwiseCell, inputs: Inputs) -> tuple[Any, Any]:
     """Shapes and dtypes of `z` and `r` of one step."""
-
-    def both(params: Any, x: Array, h: Array) -> tuple[Any, Array]:
-        return cell.project(params, x), matmul(h, cell.recurrent_kernel(params))
-
     x = jax.ShapeDtypeStruct(inputs.xs.shape[1:], inputs.xs.dtype)
-    return jax.eval_shape(both, inputs.params, x, inputs.carry.h)
+    return shapes_of(_both, (cell,), inputs.params, x, inputs.carry.h)
+
+
+def _both(cell: PointwiseCell, params: Any, x: Array, h: Array) -> tuple[Any, Array]:
+    return cell.project(params, x), matmul(h, cell.recurrent_kernel(params))
 
 
 def _structure(cell: PointwiseCell, inputs: Inputs) -> Structure:

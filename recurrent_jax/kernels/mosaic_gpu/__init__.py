@@ -20,6 +20,7 @@ import jax
 import jax.export
 
 from recurrent_jax.cells.base import PointwiseCell, accumulator
+from recurrent_jax.cells.shapes import hashable
 from recurrent_jax.kernels import pointwise
 from recurrent_jax.kernels.contract import Inputs, Options, Outputs
 from recurrent_jax.kernels.mosaic_gpu import tiling
@@ -210,11 +211,8 @@ class _Facts(NamedTuple):
 def _facts(cell: PointwiseCell, inputs: Inputs, options: Options) -> _Facts:
     """Traces what depends on the cell and on shapes alone, once for each that can be told from others."""
     leaves, structure = jax.tree.flatten(jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), inputs))
-    try:
-        hash(cell)
-    except TypeError:
-        return _trace.__wrapped__(cell, structure, tuple(leaves), options)
-    return _trace(cell, structure, tuple(leaves), options)
+    trace = _trace if hashable(cell) else _trace.__wrapped__
+    return trace(cell, structure, tuple(leaves), options)
 
 
 @functools.lru_cache(maxsize=256)
