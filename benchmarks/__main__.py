@@ -10,19 +10,32 @@ if __name__ == "__main__":
     stop_at_once()
 
 import argparse
+import contextlib
 import datetime
 import os
 import pathlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-from benchmarks.cases import CASES, find
-from benchmarks.cells import CELLS
-from benchmarks.contestants import PEERS
-from benchmarks.implementations import IMPLEMENTATIONS
-from benchmarks.problem import DTYPES, GRADIENT, MEANING, MODES
-from benchmarks.rows import read
-from benchmarks.suites import SUITES, entries
+
+@contextlib.contextmanager
+def needs_packages() -> Iterator[None]:
+    """Within it a package that is not there is named in a line, with what installs it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        print(f"error: {error}: pip install --editable '.[benchmarks]'", file=sys.stderr)
+        sys.exit(2)
+
+
+with needs_packages():
+    from benchmarks.cases import CASES, find
+    from benchmarks.cells import CELLS
+    from benchmarks.contestants import PEERS
+    from benchmarks.implementations import IMPLEMENTATIONS
+    from benchmarks.problem import DTYPES, GRADIENT, MEANING, MODES
+    from benchmarks.rows import read
+    from benchmarks.suites import SUITES, entries
 
 
 def one_of(names: Iterable[str]) -> "argparse._ActionType":
@@ -269,7 +282,8 @@ def main() -> int:
 
     def command() -> int:
         arguments = parser().parse_args()
-        return commands[arguments.command](arguments)
+        with needs_packages():
+            return commands[arguments.command](arguments)
 
     return exit_status(command)
 

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -34,19 +35,26 @@ def append(path: pathlib.Path, row: Row) -> None:
 
 
 def read(path: pathlib.Path) -> list[Row]:
-    """All rows, the oldest first; a line that a killed run left unfinished is passed over.
+    """All rows, the oldest first; a line that a killed run left unfinished is left out, which stderr is told.
 
     Raises:
       ValueError: another line is no JSON object.
     """
-    rows = []
+    rows, unfinished = [], []
     for number, line in enumerate(path.read_text().splitlines(), 1):
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
             if line.startswith("{") and not line.endswith("}"):
+                unfinished.append(str(number))
                 continue
             raise ValueError(f"{path}, line {number}: expected a JSON object, got {line[:40]!r}") from None
+    if unfinished:
+        print(
+            f"note: {path}: rows left out, unfinished since a run was killed: {len(unfinished)}, in line "
+            f"{', '.join(unfinished)}",
+            file=sys.stderr,
+        )
     return rows
 
 

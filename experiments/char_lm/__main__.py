@@ -6,7 +6,6 @@ if __name__ == "__main__":
     stop_at_once()
 
 import dataclasses
-import json
 import pathlib
 import sys
 from typing import Any, Literal
@@ -76,13 +75,10 @@ def _restore(workdir: pathlib.Path) -> tuple[Any, Any, Any, Config]:
 
     from experiments.char_lm.data import Vocabulary
     from experiments.char_lm.model import CharLM
-    from experiments.common.workdir import read_config, restore_kept
+    from experiments.common.workdir import read_config, read_stored, restore_kept
 
     config = read_config(workdir, Config)
-    stored = workdir / "vocabulary.json"
-    if not stored.exists():
-        raise UsageError(f"--workdir: {workdir} holds no measured model yet; train it further")
-    vocabulary = Vocabulary(json.loads(stored.read_text(encoding="utf-8"))["characters"])
+    vocabulary = Vocabulary(*read_stored(workdir / "vocabulary.json", "characters"))
     model = CharLM.of(config, len(vocabulary))
     params = restore_kept(workdir, jax.eval_shape(model.init, jax.random.key(0)))
     return model, params, vocabulary, config
@@ -92,11 +88,12 @@ def _evaluate(arguments: Evaluate) -> None:
     import tqdm
 
     from experiments.char_lm import data, evaluate
+    from experiments.common.workdir import read_stored
 
     model, params, vocabulary, config = _restore(arguments.workdir)
     if arguments.data is None:
         text_now = data.load(config)
-        if text_now.sha256() != json.loads((arguments.workdir / "vocabulary.json").read_text())["text_sha256"]:
+        if [text_now.sha256()] != read_stored(arguments.workdir / "vocabulary.json", "text_sha256"):
             raise UsageError("--data: the text of this run has changed since it was trained; name a text with --data")
         parts = text_now.split
         chosen = {"held-out": parts.valid + parts.test, **parts._asdict()}

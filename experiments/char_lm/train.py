@@ -64,7 +64,7 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, float]:
 
     def look(params: Any, step: int) -> None:
         _samples(run, params, workdir, step)
-        _plot(workdir)
+        _plot(workdir, baselines)
 
     task = Task(
         config=config,
@@ -81,12 +81,13 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, float]:
     )
     run_folder.open_run(workdir, config)
     _keep_text(run, workdir)
+    baselines = _baselines(run, workdir)
     _describe(run)
-    if not run_folder.read_metrics(workdir):
+    if not run_folder.has_step(workdir):
         _show("Before training", _samples(run, run.model.init(jax.random.key(config.seed)), workdir, 0))
 
     params = run_training(task, workdir)
-    return _finish(run, params, workdir)
+    return _finish(run, params, workdir, baselines)
 
 
 def _measure(run: Run, params: Any, split: str, watch: evaluate.Watch) -> dict[str, float]:
@@ -102,16 +103,15 @@ def _measure(run: Run, params: Any, split: str, watch: evaluate.Watch) -> dict[s
     }
 
 
-def _finish(run: Run, params: Any, workdir: pathlib.Path) -> dict[str, float]:
+def _finish(run: Run, params: Any, workdir: pathlib.Path, baselines: dict[str, float]) -> dict[str, float]:
     """Measures the test split, and shows what came of the run."""
     with tqdm.tqdm(
         total=2 * (len(run.indices["test"]) - 1), unit=" chars", unit_scale=True, leave=False, desc="test split"
     ) as bar:
         result = _measure(run, params, "test", bar.update)
     step = run_folder.append_result(workdir, **result)
-    _plot(workdir)
+    _plot(workdir, baselines)
     _show("After training", _samples(run, params, workdir, step))
-    baselines = json.loads((workdir / "baselines.json").read_text(encoding="utf-8"))
     name = f"{run.config.cell} {run.config.hidden_size}" + (f" x {run.config.layers}" if run.config.layers > 1 else "")
     table = [(f"{model} model, interpolated", loss) for model, loss in baselines.items()]
     table += [(f"{name}, carry reset every {evaluate.BLOCK}", result["loss"])]
@@ -128,21 +128,28 @@ def _finish(run: Run, params: Any, workdir: pathlib.Path) -> dict[str, float]:
 
 
 def _keep_text(run: Run, workdir: pathlib.Path) -> None:
-    """Stores the vocabulary and the n-gram models' losses, or checks that the text is still the same."""
+    """Stores the vocabulary, or checks that the text is still the same."""
     path = workdir / "vocabulary.json"
     ours = {"characters": run.vocabulary.characters, "text_sha256": run.text.sha256(), "source": run.text.source}
-    if path.exists():
-        theirs = json.loads(path.read_text(encoding="utf-8"))
-        if theirs["text_sha256"] != ours["text_sha256"]:
+    if run_folder.has_step(workdir):
+        sha256, source = run_folder.read_stored(path, "text_sha256", "source")
+        if sha256 != ours["text_sha256"]:
             raise UsageError(
                 f"--data: the text of this run has changed: its characters are not those that it began with, from "
-                f"{theirs['source']}. Begin another run in another folder."
+                f"{source}. Begin another run in another folder."
             )
-    if not (workdir / "baselines.json").exists():
+        return
+    run_folder.write(path, json.dumps(ours, indent=2) + "\n")
+
+
+def _baselines(run: Run, workdir: pathlib.Path) -> dict[str, float]:
+    """The n-gram models' losses on the test split, computed once."""
+    path = workdir / "baselines.json"
+    if not run_folder.has_step(workdir):
         size = len(run.vocabulary)
         losses = {name: ngram_loss(run.indices["train"], run.indices["test"], size, n) for name, n in NGRAMS.items()}
-        run_folder.write(workdir / "baselines.json", json.dumps(losses, indent=2) + "\n")
-    run_folder.write(path, json.dumps(ours, indent=2) + "\n")
+        run_folder.write(path, json.dumps(losses, indent=2) + "\n")
+    return dict(zip(NGRAMS, run_folder.read_stored(path, *NGRAMS), strict=True))
 
 
 def _describe(run: Run) -> None:
@@ -180,9 +187,8 @@ def _show(title: str, text: str) -> None:
     print(f"{title}, a sample at temperature 0.8:\n{rule}\n{text}\n{rule}", flush=True)
 
 
-def _plot(workdir: pathlib.Path) -> None:
+def _plot(workdir: pathlib.Path, baselines: dict[str, float]) -> None:
     """Draws `curves.png` from the rows so far."""
-    baselines = json.loads((workdir / "baselines.json").read_text(encoding="utf-8"))
     reset = f"carry reset every {evaluate.BLOCK}"
     curves = [
         Curve("train", "train", "loss", TRAIN),

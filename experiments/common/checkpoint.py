@@ -7,6 +7,8 @@ import grain
 import jax
 import orbax.checkpoint as ocp
 
+from experiments.common.workdir import reading
+
 # The newest, and one before it: a run that was killed may have to drop the newest.
 _KEPT = 2
 
@@ -20,6 +22,7 @@ class Checkpoints:
 
     def __init__(self, folder: pathlib.Path) -> None:
         options = ocp.CheckpointManagerOptions(max_to_keep=_KEPT, enable_async_checkpointing=False)
+        self._folder = folder
         self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
 
     def latest(self) -> int | None:
@@ -38,12 +41,18 @@ class Checkpoints:
         """Items of the newest checkpoint, each with the structure, shapes and dtypes of its example.
 
         `position` is brought to where reading was.
+
+        Raises:
+          UsageError: it is damaged.
         """
+        latest = self.latest()
         abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), examples)
         wanted: dict[str, Any] = {name: ocp.args.StandardRestore(example) for name, example in abstract.items()}
         if position is not None:
             wanted["position"] = grain.checkpoint.CheckpointRestore(position)
-        return dict(self._manager.restore(self.latest(), args=ocp.args.Composite(**wanted)).items())
+        way_out = "delete it to go on from the one before, or begin another run in another folder"
+        with reading(self._folder / str(latest or ""), way_out):
+            return dict(self._manager.restore(latest, args=ocp.args.Composite(**wanted)).items())
 
     def drop_behind(self, step: int) -> None:
         """Deletes the checkpoints of later steps."""

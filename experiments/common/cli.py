@@ -3,6 +3,7 @@
 import argparse
 import pathlib
 import sys
+import textwrap
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Union
 
@@ -17,6 +18,17 @@ class UsageError(Exception):
 
 class Interrupted(Exception):
     """Ctrl-C came and the work is saved; the message says how to go on."""
+
+
+def brief(error: Exception) -> str:
+    """What an error says, in a line."""
+    return textwrap.shorten(f"{type(error).__name__}: {error}", 240)
+
+
+def check_data(preset: str, config: Any, made_for: Mapping[str, str]) -> None:
+    """Refuses a preset that is made for some data where none are given."""
+    if preset in made_for and not config.data and config.dataset is None:
+        raise UsageError(f"--data: expected {made_for[preset]}, which --preset {preset} is for, got none")
 
 
 def check_new_file(option: str, path: pathlib.Path | None) -> None:

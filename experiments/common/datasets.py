@@ -1,9 +1,10 @@
 """Data sets of tensorflow-datasets, prepared once and then read without TensorFlow."""
 
 import pathlib
+import sys
 from typing import Any
 
-from experiments.common.cli import UsageError
+from experiments.common.cli import UsageError, brief
 
 
 def prepared(dataset: str, data_dir: str | None, manual_dir: str | None) -> Any:
@@ -31,15 +32,21 @@ def prepared(dataset: str, data_dir: str | None, manual_dir: str | None) -> Any:
     except ImportError as error:
         raise UsageError(needs_tensorflow) from error
     except Exception as error:  # of many kinds: there is no such data set, or configuration, or version
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UsageError(f"--dataset: expected a data set of tensorflow-datasets, got {dataset!r}: {reason}") from error
+        raise UsageError(
+            f"--dataset: expected a data set of tensorflow-datasets, got {dataset!r}: {brief(error)}"
+        ) from error
+    names = ", ".join(info.filename for info in (builder.url_infos or {}).values() if info.filename)
+    way_out = f"put its source{names and f' ({names})'} into a folder and name that with --tfds-manual-dir"
+    if not builder.is_prepared():
+        # Where there is no network the library tries again for minutes, and takes no option that says otherwise.
+        print(
+            f"note: preparing {dataset}, once; without a network, which is noticed only after minutes, {way_out}",
+            file=sys.stderr,
+        )
     try:
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=manual_dir))
     except ImportError as error:
         raise UsageError(needs_tensorflow) from error
     except Exception as error:  # whatever a failed download raises, the way out is the same
-        raise UsageError(
-            f"--dataset: {dataset} can't be had: {error}\nWithout a network put its source file, under the name "
-            f"that the builder's checksums.tsv gives, into a folder and name that with --tfds-manual-dir."
-        ) from error
+        raise UsageError(f"--dataset: {dataset} can't be had: {brief(error)}; {way_out}") from error
     return builder

@@ -1,13 +1,16 @@
 """The folder of one run: its configuration, and its metrics as JSON lines and TensorBoard events."""
 
+import contextlib
 import dataclasses
 import fcntl
+import importlib
 import json
 import os
 import pathlib
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from experiments.common.cli import UsageError
+from experiments.common.cli import UsageError, brief
 
 
 def write(path: pathlib.Path, text: str) -> None:
@@ -18,7 +21,7 @@ def write(path: pathlib.Path, text: str) -> None:
 
 
 def check_run(workdir: pathlib.Path, config: Any) -> None:
-    """Checks, before any work is done, that a folder is new or holds the same run.
+    """Checks, before any work is done, that a folder is new, holds the same run, or one that saved no step.
 
     Raises:
       UsageError: the folder holds something else, or a run with another configuration.
@@ -26,23 +29,30 @@ def check_run(workdir: pathlib.Path, config: Any) -> None:
     path = workdir / "config.json"
     ours = _plain(config)
     if path.exists():
-        theirs = _read(path)
-        changes = [
-            f"  {name}: there {theirs.get(name, 'not set')!r}, now {ours.get(name, 'not set')!r}"
-            for name in sorted(ours.keys() | theirs.keys())
-            if ours.get(name) != theirs.get(name)
-        ]
-        if changes:
+        theirs = _read(path, type(config))
+        changed = [name for name in sorted(ours) if ours[name] != theirs[name]]
+        if changed and has_step(workdir):
             raise UsageError(
                 f"--workdir: {workdir} holds a run with another configuration:\n"
-                + "\n".join(changes)
+                + "\n".join(f"  {name}: there {theirs[name]!r}, now {ours[name]!r}" for name in changed)
                 + "\nGo on with its own options, or name another folder."
             )
         return
     if workdir.exists() and not workdir.is_dir():
         raise UsageError(f"--workdir: expected a folder, {workdir} is a file")
-    if workdir.exists() and any(workdir.iterdir()):
+    if workdir.exists() and any(file.name != ".lock" for file in workdir.iterdir()):
         raise UsageError(f"--workdir: expected an empty folder or one of a run, {workdir} holds other files")
+
+
+def has_step(workdir: pathlib.Path) -> bool:
+    """Whether the run in a folder ever saved a step, also one that was deleted; else nothing in it has to stay."""
+    measured = any(row["split"] != "train" for row in read_metrics(workdir))
+    return measured or _saved(workdir / "checkpoints") or _saved(workdir / "kept")
+
+
+def _saved(folder: pathlib.Path) -> bool:
+    """Whether a folder of checkpoints holds one, whole or damaged."""
+    return any(path.name.isdigit() for path in folder.glob("*"))
 
 
 def open_run(workdir: pathlib.Path, config: Any) -> None:
@@ -54,9 +64,9 @@ def open_run(workdir: pathlib.Path, config: Any) -> None:
     check_run(workdir, config)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        if not (workdir / "config.json").exists():
-            write(workdir / "config.json", json.dumps(_plain(config), indent=2) + "\n")
         _lock(workdir)
+        if not has_step(workdir):
+            write(workdir / "config.json", json.dumps(_plain(config), indent=2) + "\n")
     except BlockingIOError:
         raise UsageError(f"--workdir: another process is training in {workdir}") from None
     except OSError as error:
@@ -87,50 +97,74 @@ def _plain(config: Any) -> dict[str, Any]:
     return plain
 
 
-def _read(path: pathlib.Path) -> dict[str, Any]:
-    """The object in a configuration file."""
+@contextlib.contextmanager
+def reading(path: pathlib.Path, way_out: str = "begin another run in another folder") -> Iterator[None]:
+    """Within it whatever is raised says that a file or folder of a run can't be read."""
     try:
+        yield
+    except Exception as error:  # JSON, orbax, tensorstore and sentencepiece have their own
+        raise UsageError(f"--workdir: {path} can't be read: {brief(error)}; {way_out}") from error
+
+
+def _read(path: pathlib.Path, kind: Any) -> dict[str, Any]:
+    """The configuration in a file, which has to be of this kind."""
+    with reading(path):
         stored = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--workdir: {path} can't be read: {error}") from error
     if not isinstance(stored, dict):
         raise UsageError(f"--workdir: expected the configuration of a run in {path}, found a {type(stored).__name__}")
+    odd = sorted(stored.keys() ^ _names(kind))
+    if odd:
+        other = _experiment(stored.keys())
+        if other is not None:
+            raise UsageError(f"--workdir: {path.parent} holds a run of experiments.{other}; name another folder")
+        few = ", ".join(odd[:5]) + (", ..." if len(odd) > 5 else "")
+        raise UsageError(f"--workdir: {path} is of another experiment, or of another version of this one ({few})")
     return stored
+
+
+def read_stored(path: pathlib.Path, *names: str) -> list[Any]:
+    """The values of some names in a JSON file of a run."""
+    with reading(path):
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return [stored[name] for name in names]
+
+
+def _names(kind: Any) -> set[str]:
+    """The options in a configuration of this kind."""
+    return {field.name for field in dataclasses.fields(kind)}
+
+
+def _experiment(names: Iterable[str]) -> str | None:
+    """The experiment whose configuration has these options, and no others."""
+    for file in pathlib.Path(__file__).parents[1].glob("*/config.py"):
+        module = importlib.import_module(f"experiments.{file.parent.name}.config")
+        if hasattr(module, "Config") and _names(module.Config) == set(names):
+            return file.parent.name
+    return None
 
 
 def read_config(workdir: pathlib.Path, kind: Any) -> Any:
     """The configuration of the run in a folder.
 
     Raises:
-      UsageError: there is no run.
+      UsageError: there is no run, or it has kept no parameters yet.
     """
     path = workdir / "config.json"
     if not path.exists():
         runs = sorted(folder.parent.name for folder in workdir.glob("*/config.json"))
         hint = f"; it holds runs: {', '.join(runs)}" if runs else ""
         raise UsageError(f"--workdir: expected the folder of a trained run, found no {path}{hint}")
-    stored = _read(path)
-    known = {field.name for field in dataclasses.fields(kind)}
-    if stored.keys() != known:
-        odd = sorted(stored.keys() ^ known)
-        few = ", ".join(odd[:5]) + (", ..." if len(odd) > 5 else "")
-        raise UsageError(f"--workdir: {path} is of another experiment, or of another version of this one ({few})")
+    stored = _read(path, kind)
+    if not _saved(workdir / "kept"):
+        raise UsageError(f"--workdir: {workdir} holds no measured model yet; train it further")
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()})
 
 
 def restore_kept(workdir: pathlib.Path, example: Any) -> Any:
-    """The parameters that a run has kept, as `--keep` says.
-
-    Raises:
-      UsageError: there are none yet.
-    """
+    """The parameters that a run has kept, as `--keep` says."""
     from experiments.common.checkpoint import Checkpoints
 
-    if (workdir / "kept").is_dir():
-        kept = Checkpoints(workdir / "kept")
-        if kept.latest() is not None:
-            return kept.restore(params=example)["params"]
-    raise UsageError(f"--workdir: {workdir} holds no measured model yet; train it further")
+    return Checkpoints(workdir / "kept").restore(params=example)["params"]
 
 
 def append_metrics(workdir: pathlib.Path, step: int, split: str, **values: float) -> None:
@@ -160,7 +194,7 @@ class Metrics:
         self._path = workdir / "metrics.jsonl"
         rows = [row for row in read_metrics(workdir) if row["step"] <= start]
         write(self._path, "".join(json.dumps(row) + "\n" for row in rows))
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1 if start else None)
+        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
 
     def add(self, step: int, split: str, **values: float) -> None:
         """Appends one row."""
@@ -182,5 +216,6 @@ def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
     path = workdir / "metrics.jsonl"
     if not path.exists():
         return []
-    whole = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-    return [json.loads(line) for line in whole]
+    with reading(path):
+        whole = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+        return [json.loads(line) for line in whole]

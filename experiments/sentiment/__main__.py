@@ -6,7 +6,6 @@ if __name__ == "__main__":
     stop_at_once()
 
 import dataclasses
-import json
 import pathlib
 import sys
 from typing import TYPE_CHECKING, Literal
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from experiments.common import cli
 from experiments.common.cli import UsageError, check_new_file
 from experiments.common.texts import check_texts, read_texts
-from experiments.sentiment.config import PRESETS, Config
+from experiments.sentiment.config import MADE_FOR, PRESETS, Config
 
 if TYPE_CHECKING:
     from experiments.sentiment.predict import Trained
@@ -65,6 +64,7 @@ def _train(arguments: Train) -> None:
     from experiments.common.sweep import sweep
     from experiments.sentiment.train import train
 
+    cli.check_data(arguments.preset, arguments.config, MADE_FOR)
     sweep(train, arguments.config, arguments.workdir, arguments.seeds)
 
 
@@ -73,16 +73,13 @@ def _restore(workdir: pathlib.Path) -> "Trained":
     import jax
 
     from experiments.common.words import Vocabulary
-    from experiments.common.workdir import read_config, restore_kept
+    from experiments.common.workdir import read_config, read_stored, restore_kept
     from experiments.sentiment.model import Classifier
     from experiments.sentiment.predict import Trained
 
     config = read_config(workdir, Config)
-    stored = workdir / "vocabulary.json"
-    if not stored.exists():
-        raise UsageError(f"--workdir: {workdir} holds no measured model yet; train it further")
-    words = json.loads(stored.read_text(encoding="utf-8"))
-    vocabulary, classes = Vocabulary(tuple(words["words"])), tuple(words["classes"])
+    words, classes = map(tuple, read_stored(workdir / "vocabulary.json", "words", "classes"))
+    vocabulary = Vocabulary(words)
     model = Classifier.of(config, len(vocabulary), len(classes))
     params = restore_kept(workdir, jax.eval_shape(model.init, jax.random.key(0)))
     return Trained(model, params, vocabulary, classes, config)
@@ -91,14 +88,14 @@ def _restore(workdir: pathlib.Path) -> "Trained":
 def _evaluate(arguments: Evaluate) -> None:
     import tqdm
 
+    from experiments.common.workdir import read_stored
     from experiments.sentiment import data
     from experiments.sentiment.evaluate import calibration, log_probabilities, measure
 
     run = _restore(arguments.workdir)
     if arguments.data is None:
         corpus = data.load(run.config)
-        stored = json.loads((arguments.workdir / "vocabulary.json").read_text(encoding="utf-8"))
-        if corpus.sha256() != stored["data_sha256"]:
+        if [corpus.sha256()] != read_stored(arguments.workdir / "vocabulary.json", "data_sha256"):
             raise UsageError("--data: the texts of this run have changed since it was trained; name others with --data")
         name, examples = f"{arguments.split} split", getattr(corpus, arguments.split)
     else:

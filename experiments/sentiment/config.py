@@ -93,6 +93,12 @@ class Config(Training):
         ]
 
 
+# What presets are made for; the others take any texts, and synthetic reviews where none are given.
+MADE_FOR = {
+    "imdb": "IMDB's reviews (its folder aclImdb, or --dataset imdb_reviews)",
+    "sst2": "SST-2's phrases (its file train.tsv, or --dataset glue/sst2)",
+}
+
 PRESETS = {
     # Synthetic reviews, a minute or two on two cores.
     "demo": Config(batch_size=32, epochs=6.0, learning_rate=3e-3, max_length=60, evals=6),

@@ -157,28 +157,25 @@ def _keep_words(run: Run, workdir: pathlib.Path) -> None:
         "words": list(run.vocabulary.words), "classes": list(run.classes), "data_sha256": run.corpus.sha256(),
         "source": run.corpus.source,
     }  # fmt: skip
-    if path.exists():
-        theirs = json.loads(path.read_text(encoding="utf-8"))
-        if theirs["data_sha256"] != ours["data_sha256"]:
+    if run_folder.has_step(workdir):
+        sha256, source = run_folder.read_stored(path, "data_sha256", "source")
+        if sha256 != ours["data_sha256"]:
             raise UsageError(
                 f"--data: the texts of this run have changed: they are not those that it began with, from "
-                f"{theirs['source']}. Begin another run in another folder."
+                f"{source}. Begin another run in another folder."
             )
+        return
     run_folder.write(path, json.dumps(ours, ensure_ascii=False) + "\n")
 
 
 def _baselines(run: Run, workdir: pathlib.Path) -> dict[str, float]:
     """Test accuracies without a network, computed once."""
-    path = workdir / "baselines.json"
-    if not path.exists():
+    path, names = workdir / "baselines.json", ("majority class", "bag of words")
+    if not run_folder.has_step(workdir):
         train, valid, test = (run.splits[name] for name in ("train", "valid", "test"))
-        values = {
-            "majority class": majority(train, test),
-            "bag of words": bag_of_words(train, valid, test, len(run.vocabulary)),
-        }
-        run_folder.write(path, json.dumps(values, indent=2) + "\n")
-    stored: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
-    return stored
+        values = majority(train, test), bag_of_words(train, valid, test, len(run.vocabulary))
+        run_folder.write(path, json.dumps(dict(zip(names, values, strict=True)), indent=2) + "\n")
+    return dict(zip(names, run_folder.read_stored(path, *names), strict=True))
 
 
 def _describe(run: Run) -> None:

@@ -6,7 +6,6 @@ if __name__ == "__main__":
     stop_at_once()
 
 import dataclasses
-import json
 import pathlib
 import sys
 from typing import Any, Literal, NamedTuple
@@ -15,7 +14,7 @@ from experiments.common import cli
 from experiments.common.cli import UsageError, check_new_file
 from experiments.common.config import at_least, check
 from experiments.common.texts import check_texts, read_texts
-from experiments.seq2seq.config import PRESETS, Config
+from experiments.seq2seq.config import MADE_FOR, PRESETS, Config
 
 Preset = Literal["demo", "scan", "multi30k", "multi30k_large", "tiny"]
 
@@ -89,6 +88,7 @@ def _train(arguments: Train) -> None:
     from experiments.common.sweep import sweep
     from experiments.seq2seq.train import train
 
+    cli.check_data(arguments.preset, arguments.config, MADE_FOR)
     sweep(train, arguments.config, arguments.workdir, arguments.seeds)
 
 
@@ -101,8 +101,6 @@ def _restore(workdir: pathlib.Path) -> Trained:
     from experiments.seq2seq.tokens import restore
 
     config = read_config(workdir, Config)
-    if not (workdir / "corpus.json").exists():
-        raise UsageError(f"--workdir: {workdir} holds no measured model yet; train it further")
     source, target = (restore(workdir, side, config.tokens) for side in ("source", "target"))
     model = Seq2Seq.of(config, len(source), len(target))
     return Trained(model, restore_kept(workdir, jax.eval_shape(model.init, jax.random.key(0))), source, target, config)
@@ -132,6 +130,7 @@ def _evaluate(arguments: Evaluate) -> None:
     _check_search(arguments)
     import tqdm
 
+    from experiments.common.workdir import read_stored
     from experiments.seq2seq import data
     from experiments.seq2seq.evaluate import compare, perplexity
     from experiments.seq2seq.lines import read
@@ -142,7 +141,7 @@ def _evaluate(arguments: Evaluate) -> None:
         name, pairs = " and ".join(map(str, arguments.data)), read("data", tuple(map(str, arguments.data)))
     else:
         corpus = data.load(run.config)
-        if corpus.sha256() != json.loads((arguments.workdir / "corpus.json").read_text(encoding="utf-8"))["sha256"]:
+        if [corpus.sha256()] != read_stored(arguments.workdir / "corpus.json", "sha256"):
             raise UsageError("--data: the pairs of this run have changed since it was trained; name others with --data")
         name, pairs = f"{arguments.split} split", getattr(corpus, arguments.split)
     search = _search(arguments, run)

@@ -111,6 +111,13 @@ class Config(Training):
         ]
 
 
+# What presets are made for; the others take any pairs, and dates where none are given.
+MADE_FOR = {
+    "scan": "SCAN's pairs (its file tasks_train_simple.txt)",
+    **dict.fromkeys(("multi30k", "multi30k_large"), "Multi30k's pairs (its files train.de train.en)"),
+}
+
+
 def absolute(config: Config) -> Config:
     """The same configuration with paths that hold from any folder."""
     whole = lambda paths: tuple(str(pathlib.Path(path).expanduser().resolve()) for path in paths)

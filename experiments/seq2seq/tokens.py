@@ -90,7 +90,8 @@ class Pieces:
         import sentencepiece
 
         self.model = model
-        self._processor: Any = sentencepiece.SentencePieceProcessor(model_proto=model)
+        self._processor: Any = sentencepiece.SentencePieceProcessor()
+        self._processor.load_from_serialized_proto(model)
 
     @staticmethod
     def of(texts: Iterable[str], size: int) -> "Pieces":
@@ -137,7 +138,8 @@ class Pieces:
 
 def restore(folder: pathlib.Path, side: str, kind: Tokens) -> Tokenizer:
     """The tokenizer that a run has kept."""
-    if kind == "pieces":
-        return Pieces((folder / f"{side}.model").read_bytes())
-    words = json.loads((folder / f"{side}.json").read_text(encoding="utf-8"))
-    return Words(kind, Vocabulary(tuple(words)))
+    path = folder / (f"{side}.model" if kind == "pieces" else f"{side}.json")
+    with run_folder.reading(path):
+        if kind == "pieces":
+            return Pieces(path.read_bytes())
+        return Words(kind, Vocabulary(tuple(json.loads(path.read_text(encoding="utf-8")))))

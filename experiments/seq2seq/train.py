@@ -33,7 +33,7 @@ class Run:
     def __init__(self, config: Config, workdir: pathlib.Path) -> None:
         self.config = config
         self.corpus = data.load(config)
-        if (workdir / "corpus.json").exists():
+        if run_folder.has_step(workdir):
             self.source, self.target = (restore(workdir, side, config.tokens) for side in ("source", "target"))
             lengths = data.measure(self.corpus.train, self.source, self.target)
         else:
@@ -172,8 +172,8 @@ def _keep(run: Run, workdir: pathlib.Path) -> None:
     """Stores the vocabularies, or checks that the pairs are still the same."""
     path = workdir / "corpus.json"
     ours = {"sha256": run.corpus.sha256(), "source": run.corpus.source}
-    if path.exists():
-        if json.loads(path.read_text(encoding="utf-8"))["sha256"] != ours["sha256"]:
+    if run_folder.has_step(workdir):
+        if [ours["sha256"]] != run_folder.read_stored(path, "sha256"):
             raise UsageError(
                 "--data: the pairs of this run have changed: they are not those that it began with. Begin another run "
                 "in another folder."

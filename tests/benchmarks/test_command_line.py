@@ -1,5 +1,6 @@
 """`python -m benchmarks`: help, lists, and what it says to a mistake."""
 
+import os
 import pathlib
 import re
 import subprocess
@@ -112,6 +113,30 @@ def test_reader_that_has_seen_enough_ends_it_in_silence() -> None:
     _, complaints = listing.communicate(timeout=60)
     # The status that a shell gives to whoever writes to nobody: what was cut short must not look finished.
     assert (listing.returncode, complaints) == (141, b"")
+
+
+# Runs a command where a package is not there.
+WITHOUT = """
+import runpy, sys
+sys.modules[sys.argv.pop(1)] = None
+runpy.run_module("benchmarks", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("package", "words"),
+    [("numpy", "list"), ("jax", "run"), ("optax", "run"), ("tqdm", "run"), ("matplotlib", f"report {__file__}")],
+)
+def test_missing_package_is_named_in_a_line(package: str, words: str, tmp_path: pathlib.Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        [sys.executable, "-c", WITHOUT, package, *words.split()],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert re.fullmatch(rf"error: .*\b{package}\b.*: pip install --editable '\.\[benchmarks\]'", line)
+    assert not list(tmp_path.iterdir()), "nothing was made"
 
 
 def test_mistake_is_answered_before_jax_is_loaded() -> None:

@@ -118,3 +118,15 @@ def test_what_is_wrong_is_found_before_anything_is_shown(tmp_path, capsys):
         with pytest.raises(ValueError, match="rows"):
             show(file, **wrong)
     assert capsys.readouterr().out == ""
+
+
+def test_rows_that_killed_runs_left_unfinished_are_counted(tmp_path, capsys):
+    file = tmp_path / "rows.jsonl"
+    lines = [json.dumps(row()), '{"cell": "LST', json.dumps(row("scan", 20.0)), '{"cell"']
+    file.write_text("\n".join(lines))
+    assert len(load(file)) == 2
+    expected = f"note: {file}: rows left out, unfinished since a run was killed: 2, in line 2, 4\n"
+    assert capsys.readouterr().err == expected
+    write(file, [row()])
+    load(file)
+    assert capsys.readouterr().err == ""

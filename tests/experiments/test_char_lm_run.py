@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from experiments.char_lm.__main__ import main
 from experiments.char_lm.config import Config
 from experiments.char_lm.model import CharLM
 from experiments.common.checkpoint import Checkpoints
+from tests.experiments.damaged import check_is_named, crashed, damaged, files
 
 ROOT = pathlib.Path(__file__).parents[2]
 OPTIONS = ["--preset", "tiny", "--epochs", "0.5", "--dropout", "0.2", "--layers", "2", "--log-every", "5"]
@@ -212,3 +214,60 @@ def test_misspelt_option_is_answered_with_the_right_one(capsys):
         main(["train", "--workdir", "x", "--hiden-size", "3"])
     assert stop.value.code == 2
     assert "--hidden-size" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "commands"),
+    [
+        ("config.json", ["train", "evaluate", "sample"]),
+        ("vocabulary.json", ["train", "evaluate", "sample"]),
+        ("baselines.json", ["train"]),
+        ("metrics.jsonl", ["train"]),
+        (f"checkpoints/{STEPS}", ["train"]),
+        (f"kept/{STEPS}", ["train", "evaluate", "sample"]),
+    ],
+)
+def test_damaged_run_is_answered_with_what_is_damaged(uninterrupted, name, commands, tmp_path, capsys):
+    workdir = damaged(uninterrupted[0], tmp_path, name)
+    if name == "metrics.jsonl":  # half a line at its end is what a kill leaves
+        (workdir / name).write_text("{\n")
+    for word in commands:
+        words = command(workdir) if word == "train" else [word, "--workdir", str(workdir)]
+        check_is_named(main, words, workdir / name, capsys)
+
+
+def test_lost_vocabulary_is_named(uninterrupted, tmp_path, capsys):
+    workdir = damaged(uninterrupted[0], tmp_path, "vocabulary.json")
+    (workdir / "vocabulary.json").unlink()
+    for words in (command(workdir), ["sample", "--workdir", str(workdir)]):
+        check_is_named(main, words, workdir / "vocabulary.json", capsys)
+
+
+def test_damaged_checkpoint_can_be_deleted_to_go_on(uninterrupted, tmp_path):
+    workdir = damaged(uninterrupted[0], tmp_path, f"checkpoints/{STEPS}")
+    _, errors = begin(workdir).communicate(timeout=300)
+    assert "delete it to go on from the one before" in errors
+    shutil.rmtree(workdir / "checkpoints" / str(STEPS))
+    process = begin(workdir)
+    out, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert "Going on from step 50" in out
+    same_run(uninterrupted[0], workdir)
+
+
+def test_run_that_crashed_before_its_first_step_gives_way_to_another(tmp_path, monkeypatch, capsys):
+    short = ["train", "--preset", "tiny", "--epochs", "0.1", "--hidden-size", "8", "--max-chars"]
+    again, fresh = tmp_path / "again", tmp_path / "fresh"
+    crashed("char_lm", [*short, "50000", "--workdir", str(again)], monkeypatch)
+    for workdir in (again, fresh):
+        assert main([*short, "30000", "--workdir", str(workdir)]) == 0
+    assert files(again) == files(fresh)
+    assert (again / "metrics.jsonl").read_text() == (fresh / "metrics.jsonl").read_text()
+    assert main([*short, "50000", "--workdir", str(again)]) == 2
+    assert "max_chars: there 30000, now 50000" in capsys.readouterr().err
+
+
+def test_run_that_crashed_before_its_first_step_has_no_model_yet(tmp_path, monkeypatch, capsys):
+    crashed("char_lm", command(tmp_path), monkeypatch)
+    assert main(["sample", "--workdir", str(tmp_path)]) == 2
+    assert f"{tmp_path} holds no measured model yet; train it further" in capsys.readouterr().err

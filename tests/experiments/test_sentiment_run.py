@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from experiments.sentiment.__main__ import main
+from tests.experiments.damaged import check_is_named, crashed, damaged, files
 
 OPTIONS = [
     "--preset",
@@ -130,6 +131,14 @@ def test_seeds_are_runs_of_their_own(table: pathlib.Path, tmp_path: pathlib.Path
         (["train", "--workdir", "x", "--seeds", "0"], "--seeds: expected a positive integer, got 0"),
         (["train", "--workdir", "x", "--data", "none.csv"], "--data: expected a file, found no"),
         (["train", "--workdir", "x", "--vectors", "none.txt"], "--vectors: expected a file, found no"),
+        (
+            ["train", "--workdir", "x", "--preset", "imdb"],
+            "--data: expected IMDB's reviews (its folder aclImdb",
+        ),
+        (
+            ["train", "--workdir", "x", "--preset", "sst2"],
+            "--data: expected SST-2's phrases (its file train.tsv",
+        ),
         (["evaluate", "--workdir", "none/such"], "--workdir: expected the folder of a trained run"),
         (["predict", "--workdir", "none/such", "--text", "x", "--file", "y"], "--file: expected --text or --file"),
         (["predict", "--workdir", "none/such", "--file", "y"], "--file: expected a file, found no y"),
@@ -151,3 +160,46 @@ def test_refused_command_leaves_no_folder(table: pathlib.Path, tmp_path: pathlib
     assert main(words) == 2
     assert "--accumulate: expected at most the " in capsys.readouterr().err
     assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "commands"),
+    [
+        ("config.json", ["train", "evaluate", "predict"]),
+        ("vocabulary.json", ["train", "evaluate", "predict"]),
+        ("baselines.json", ["train"]),
+        ("kept", ["train", "evaluate", "predict"]),
+    ],
+)
+def test_damaged_run_is_answered_with_what_is_damaged(
+    run: pathlib.Path, table: pathlib.Path, name: str, commands: list[str], tmp_path: pathlib.Path, capsys: Any
+) -> None:
+    workdir = damaged(run, tmp_path, name)
+    path = workdir / name
+    if name == "kept":
+        path /= str(max(int(folder.name) for folder in path.iterdir()))
+    for word in commands:
+        words = [word, "--workdir", str(workdir), *(["--text", "a film"] if word == "predict" else [])]
+        if word == "train":
+            words += [*OPTIONS, "--data", str(table), "--learning-rate", "0.03", "--epochs", "3", "--warmup", "5"]
+        check_is_named(main, words, path, capsys)
+
+
+def test_run_that_crashed_before_its_first_step_gives_way_to_another(
+    table: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: Any
+) -> None:
+    words = ["train", *OPTIONS, "--data", str(table), "--epochs", "0.5"]
+    again, fresh = tmp_path / "again", tmp_path / "fresh"
+    crashed("sentiment", [*words, "--workdir", str(again)], monkeypatch)
+    for workdir in (again, fresh):
+        assert main([*words, "--test-fraction", "0.3", "--workdir", str(workdir)]) == 0
+    assert files(again) == files(fresh)
+
+
+def test_run_of_another_experiment_is_named_in_a_line(run: pathlib.Path, capsys: Any) -> None:
+    from experiments.char_lm.__main__ import main as char_lm
+
+    for words in (["train", "--preset", "tiny"], ["sample"]):
+        assert char_lm([*words, "--workdir", str(run)]) == 2
+        expected = f"error: --workdir: {run} holds a run of experiments.sentiment; name another folder\n"
+        assert capsys.readouterr().err == expected

@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
+from experiments.common.cli import UsageError
 from experiments.seq2seq.__main__ import main
+from experiments.seq2seq.tokens import restore
+from tests.experiments.damaged import check_is_named, crashed, damaged, files
 
 OPTIONS = ["--preset", "tiny", "--tokens", "spaces", "--epochs", "40", "--learning-rate", "0.02", "--warmup", "5"]
 OPTIONS += ["--max-length", "6", "--log-every", "5", "--hidden-size", "32", "--goal", "sequence_accuracy"]
@@ -132,6 +135,14 @@ def test_pieces_train(table: pathlib.Path, tmp_path: pathlib.Path, capsys: Any) 
         (["train", "--workdir", "x", "--preset", "big"], "--preset: expected one of"),
         (["train", "--workdir", "x", "--hidden-size", "3"], "--hidden-size: expected an even number"),
         (["train", "--workdir", "x", "--data", "none.tsv"], "--data: expected a file, found no"),
+        (
+            ["train", "--workdir", "x", "--preset", "scan"],
+            "--data: expected SCAN's pairs (its file tasks_train_simple.txt)",
+        ),
+        (
+            ["train", "--workdir", "x", "--preset", "multi30k"],
+            "--data: expected Multi30k's pairs (its files",
+        ),
         (["evaluate", "--workdir", "none/such"], "--workdir: expected the folder of a trained run"),
         (["evaluate", "--workdir", "none/such", "--beams", "0"], "--beams: expected a positive integer, got 0"),
         (["translate", "--workdir", "none/such", "--n-best", "0"], "--n-best: expected a positive integer, got 0"),
@@ -149,3 +160,38 @@ def test_mistakes_get_one_line_and_status_2(
     assert errors.startswith("error: ")
     assert expected in errors
     assert not list(tmp_path.iterdir()), "nothing was made"
+
+
+@pytest.mark.parametrize(
+    ("name", "commands"),
+    [
+        ("config.json", ["train", "evaluate", "translate"]),
+        ("corpus.json", ["train", "evaluate"]),
+        ("source.json", ["train", "evaluate", "translate"]),
+    ],
+)
+def test_damaged_run_is_answered_with_what_is_damaged(
+    run: pathlib.Path, table: pathlib.Path, name: str, commands: list[str], tmp_path: pathlib.Path, capsys: Any
+) -> None:
+    workdir = damaged(run, tmp_path, name)
+    for word in commands:
+        words = [word, "--workdir", str(workdir), *([*OPTIONS, "--data", str(table)] if word == "train" else [])]
+        check_is_named(main, [*words, *(["--text", "a"] if word == "translate" else [])], workdir / name, capsys)
+
+
+@pytest.mark.parametrize("model", [b"", b"no pieces"], ids=["empty", "other"])
+def test_damaged_pieces_are_named(tmp_path: pathlib.Path, model: bytes) -> None:
+    (tmp_path / "source.model").write_bytes(model)
+    with pytest.raises(UsageError, match=r"^--workdir: .*source\.model can't be read: "):
+        restore(tmp_path, "source", "pieces")
+
+
+def test_run_that_crashed_before_its_first_step_gives_way_to_another(
+    table: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: Any
+) -> None:
+    words = ["train", *OPTIONS, "--data", str(table), "--epochs", "0.5"]
+    again, fresh = tmp_path / "again", tmp_path / "fresh"
+    crashed("seq2seq", [*words, "--workdir", str(again)], monkeypatch)
+    for workdir in (again, fresh):
+        assert main([*words, "--tokens", "characters", "--workdir", str(workdir)]) == 0
+    assert files(again) == files(fresh)

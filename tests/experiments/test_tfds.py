@@ -6,8 +6,12 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import types
 
 import pytest
+
+from experiments.common.cli import UsageError
+from experiments.common.datasets import prepared
 
 ROOT = pathlib.Path(__file__).parents[2]
 SOURCE = ROOT.parent / "shared" / "data" / "tiny_shakespeare" / "input.txt"
@@ -133,3 +137,34 @@ def test_reviews_phrases_and_translations_are_read_without_tensorflow(tmp_path):
         assert test == expected[20:]
     expected = [[f"fonte \u00e3 {n}", f"source {n}"] for n in range(29)]
     assert ted[1] == [expected[:20], expected[20:25], expected[25:]]
+
+
+def test_wait_for_a_download_is_announced_with_the_way_around_it(tmp_path, monkeypatch, capsys):
+    said = []
+
+    class Builder:
+        url_infos = types.MappingProxyType({"https://a/texts.zip": types.SimpleNamespace(filename="texts.zip")})
+
+        def __init__(self, ready):
+            self.is_prepared = lambda: ready
+
+        def download_and_prepare(self, download_config):
+            said.append(capsys.readouterr().err)
+            if not self.is_prepared():
+                raise ConnectionError("no network\nat all")
+
+    def stub(ready):
+        download = types.SimpleNamespace(DownloadConfig=lambda manual_dir: manual_dir)
+        return types.SimpleNamespace(builder=lambda *names, **options: Builder(ready), download=download)
+
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", stub(ready=False))
+    with pytest.raises(UsageError) as error:
+        prepared("texts", None, None)
+    (line,) = said.pop().splitlines()
+    way_out = "put its source (texts.zip) into a folder and name that with --tfds-manual-dir"
+    assert line.startswith("note: preparing texts, once; without a network, ")
+    assert line.endswith(way_out)
+    assert str(error.value) == f"--dataset: texts can't be had: ConnectionError: no network at all; {way_out}"
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", stub(ready=True))
+    prepared("texts", None, None)
+    assert said == [""]
