@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from recurrent_jax.arguments import check_cell_methods, check_positive, same_structure
+from recurrent_jax.arguments import check_cell_methods, check_inputs, check_positive, same_structure
 from recurrent_jax.attentive import AttentiveCell
 from recurrent_jax.cells.base import PointwiseCell
 from recurrent_jax.cells.shapes import describe
@@ -56,7 +56,7 @@ def check_cell(cell: Any, in_size: int = 5, params: Any = None) -> CellReport:
 
     Raises:
       TypeError: `cell` lacks `init`, `initial_carry` or `step`.
-      ValueError: `in_size` is not a positive integer, or `params` have no such memory, and the cell needs one.
+      ValueError: `in_size` is not a positive integer, or `params` do not fit, or lack a memory that the cell needs.
 
     Example:
       >>> import jax, jax.numpy as jnp, recurrent_jax as rj
@@ -69,8 +69,10 @@ def check_cell(cell: Any, in_size: int = 5, params: Any = None) -> CellReport:
     """
     check_cell_methods(cell)
     check_positive("in_size", in_size)
+    if params is not None and isinstance(cell, PointwiseCell):
+        check_inputs(cell, params, jnp.zeros((_STEPS, in_size)))
     memory = getattr(params, "memory", None)
-    if isinstance(cell, AttentiveCell) and (memory is None or memory.values.ndim != 2):
+    if isinstance(cell, AttentiveCell) and getattr(getattr(memory, "values", None), "ndim", None) != 2:
         raise ValueError(
             "params: expected what cell.remember returns for values [S, M], one memory for all rows, "
             f"got {'no memory' if memory is None else describe(memory)}"

@@ -23,7 +23,8 @@ def check_layer(cell: Any) -> None:
 
 def check_rnn(name: str, rnn: Any) -> None:
     """Raises TypeError unless `rnn` is a module to call, such as an `RNN`, and not a bare cell."""
-    if isinstance(rnn, type) or not callable(rnn):
+    # Flax's cells can be called, with a carry.
+    if isinstance(rnn, type) or not callable(rnn) or hasattr(rnn, "initialize_carry"):
         raise TypeError(
             f"{name}: expected an RNN module, RNN(cell), or for bare cells RNN(rj.Bidirectional(cell)), got {rnn!r}"
         )

@@ -212,6 +212,8 @@ class Stack:
         params = []
         for number, (layer, one) in enumerate(zip(self.layers, jax.random.split(key, len(self.layers)), strict=True)):
             params.append(layer.init(one, in_size))
+            if number + 1 == len(self.layers) and not self.residual:
+                break  # Nobody asks what the top puts out, and an attentive cell can't say before it has a memory.
             size = out_size(layer, params[-1], in_size)
             if self.residual and number and size != in_size:
                 raise ValueError(

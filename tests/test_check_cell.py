@@ -259,3 +259,18 @@ def test_parameters_that_are_given_are_tried() -> None:
     assert rj.check_cell(cell, in_size=2, params=params).ok
     report = rj.check_cell(cell, in_size=2, params=params._replace(b=params.b * jnp.nan))
     assert dict(report.laws)[PURE] == "step[0].h: values are NaN"
+
+
+@pytest.mark.parametrize(
+    ("params", "in_size"), [(3, 5), (rj.LSTM(4).init(jax.random.key(0), 3), 5)], ids=["no parameters", "other features"]
+)
+def test_parameters_that_do_not_fit_are_refused(params: Any, in_size: int) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"^(params: expected what|xs: expected \[T, ..., 3\], got)"):
+        rj.check_cell(rj.LSTM(4), in_size, params)
+
+
+@pytest.mark.parametrize("memory", [5, [1, 2]])
+def test_memory_of_another_kind_is_refused(memory: Any) -> None:
+    cell = rj.AttentiveCell(rj.LSTM(4), memory_size=4)
+    with pytest.raises(ValueError, match=r"^params: expected what cell.remember returns"):
+        rj.check_cell(cell, params=cell.init(jax.random.key(0), 5)._replace(memory=memory))

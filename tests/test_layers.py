@@ -336,3 +336,12 @@ def test_mistakes_in_calling_a_layer_are_named() -> None:
         stack.apply((params,), xs, (None, None))
     with pytest.raises(ValueError, match="params: expected one for each of the 1 layers, got 2"):
         stack.apply((params, params), xs)
+
+
+def test_an_attentive_cell_may_be_the_top_of_a_stack() -> None:
+    cell = rj.AttentiveCell(rj.LSTM(4), memory_size=4)
+    stack = rj.Stack([rj.LSTM(5), cell])
+    lower, upper = stack.init(jax.random.key(0), 3)
+    params = (lower, cell.remember(upper, jnp.ones((7, 2, 4), jnp.float32)))
+    _, ys = rj.unroll(stack, params, jnp.ones((3, 2, 3), jnp.float32))
+    assert ys.shape == (3, 2, 4)

@@ -362,6 +362,10 @@ def test_bidirectional_is_lifted_with_its_modules(kind: Any, lifted: Any) -> Non
         (lambda: rj_linen.RNN(3), "cell: expected the methods init, initial_carry and step, 3 lacks"),
         (lambda: rj_linen.RNN(nn.LSTMCell(4)), r"cell: expected the methods .* LSTMCell\((.|\n)* lacks initial_carry"),
         (
+            lambda: rj_linen.Bidirectional(nn.GRUCell(4), nn.GRUCell(4)),
+            r"^forward_rnn: expected an RNN module, RNN\(cell\)",
+        ),
+        (
             lambda: rj_linen.Bidirectional(LSTM, LSTM),
             r"^forward_rnn: expected an RNN module, RNN\(cell\), or for bare cells RNN\(rj.Bidirectional\(cell\)\), ",
         ),

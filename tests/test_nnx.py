@@ -317,5 +317,7 @@ def test_bidirectional_of_bare_cells_is_named() -> None:
         rj_nnx.Bidirectional(LSTM, LSTM)
     with pytest.raises(TypeError, match=f"^backward_rnn: {message}"):
         rj_nnx.Bidirectional(make(LSTM), LSTM)
+    with pytest.raises(TypeError, match=r"^backward_rnn: expected an RNN module, RNN\(cell\)"):
+        rj_nnx.Bidirectional(make(LSTM), nnx.GRUCell(FEATURES, 4, rngs=nnx.Rngs(0)))
     with pytest.raises(TypeError, match=r"^forward_rnn: expected an RNN module, .* got <class "):
         rj_nnx.Bidirectional(rj_nnx.RNN, rj_nnx.RNN)

@@ -1,7 +1,8 @@
 """Each error at the boundary names the argument, what was expected, and what came."""
 
+import dataclasses
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -261,3 +262,59 @@ def test_a_step_of_rows_may_begin_with_a_carry_of_none() -> None:
     with jax.numpy_rank_promotion("allow"):
         got = CELL.step(PARAMS, CELL.initial_carry(PARAMS), XS[0])
     cases.assert_close(got, CELL.step(PARAMS, CELL.initial_carry(PARAMS, (3,)), XS[0]), 1e-6)
+
+
+class Phases(NamedTuple):
+    """A carry of which one leaf is complex."""
+
+    h: jax.Array
+    s: jax.Array
+
+
+class Oscillator(rj.PointwiseCell):
+    """Turns the phase of a complex state."""
+
+    def initial_carry(self, params: Any, batch_shape: tuple[int, ...] = ()) -> Any:
+        shape = (*batch_shape, self.hidden_size)
+        return Phases(jnp.zeros(shape, self.compute_dtype), jnp.ones(shape, jnp.complex64))
+
+    def pointwise(self, params: Any, carry: Any, z: jax.Array, r: jax.Array) -> Any:
+        s = carry.s * jnp.complex64(1j)
+        h = jnp.tanh(z + r) + s.real
+        return Phases(h, s), h
+
+
+def test_a_carry_may_be_complex() -> None:
+    cell = Oscillator(4)
+    carry, ys = rj.unroll(cell, cell.init(jax.random.key(0), 3), jnp.ones((2, 5, 3), jnp.float32))
+    np.testing.assert_array_equal(carry.s, -np.ones((5, 4), np.complex64))
+    assert ys.dtype == jnp.float32
+
+
+def test_a_carry_of_which_some_has_rows_is_broadcast() -> None:
+    cell = rj.LSTM(4)
+    params = cell.init(jax.random.key(0), 3)
+    given = rj.LSTMCarry(jnp.zeros((2, 4), jnp.float32), jnp.zeros(4, jnp.float32))
+    with jax.numpy_rank_promotion("allow"):
+        carry, _ = cell.step(params, given, jnp.ones((2, 3), jnp.float32))
+    assert carry.c.shape == (2, 4)
+
+
+def test_a_cell_equal_to_another_with_another_carry_is_not_taken_for_it() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Fill:
+        value: Any
+
+        def init(self, key: Any, in_size: int) -> Any:
+            return ()
+
+        def initial_carry(self, params: Any, batch_shape: tuple[int, ...] = ()) -> Any:
+            return jnp.full(batch_shape, self.value)
+
+        def step(self, params: Any, carry: Any, x: Any) -> Any:
+            return carry, x
+
+    for value in (0, 0.0):
+        cell = Fill(value)
+        carry, _ = rj.step(cell, (), cell.initial_carry((), (2,)), jnp.ones((2, 3)))
+        assert carry.dtype == jnp.asarray(value).dtype

@@ -7,7 +7,8 @@ import grain
 import jax
 import orbax.checkpoint as ocp
 
-from experiments.common.workdir import reading
+from experiments.common.cli import UsageError
+from experiments.common.workdir import ANEW, reading
 
 # The newest, and one before it: a run that was killed may have to drop the newest.
 _KEPT = 2
@@ -43,15 +44,20 @@ class Checkpoints:
         `position` is brought to where reading was.
 
         Raises:
-          UsageError: it is damaged.
+          UsageError: there is none, or it can't be read.
         """
         latest = self.latest()
+        if latest is None:
+            raise UsageError(f"--workdir: expected a checkpoint in {self._folder}, found none; {ANEW}")
         abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), examples)
         wanted: dict[str, Any] = {name: ocp.args.StandardRestore(example) for name, example in abstract.items()}
         if position is not None:
             wanted["position"] = grain.checkpoint.CheckpointRestore(position)
-        way_out = "delete it to go on from the one before, or begin another run in another folder"
-        with reading(self._folder / str(latest or ""), way_out):
+        way_out = ANEW
+        before = max((step for step in self._manager.all_steps() if step < latest), default=None)
+        if position is not None and before is not None:
+            way_out = f"if no other file of the run was changed, delete it to go on from step {before:,}; else {ANEW}"
+        with reading(self._folder / str(latest), way_out):
             return dict(self._manager.restore(latest, args=ocp.args.Composite(**wanted)).items())
 
     def drop_behind(self, step: int) -> None:

@@ -109,6 +109,12 @@ class _Loop:
         self.position = iter(task.batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)))
         self.state = self._initial_state()
         self.done = self.checkpoints.latest() or 0
+        if not self.done and run_folder.has_step(workdir):
+            # From the first step on, it would drop what was measured and kept behind it.
+            raise UsageError(
+                f"--workdir: {workdir} holds what a run has measured or kept, but no checkpoint to go on from; "
+                f"{run_folder.ANEW}"
+            )
         if self.done:
             rest = {name: value for name, value in self.state.items() if name != "params"}
             items = self.checkpoints.restore(self.position, params=self.state["params"], rest=rest)

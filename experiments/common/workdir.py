@@ -65,6 +65,7 @@ def open_run(workdir: pathlib.Path, config: Any) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         _lock(workdir)
+        check_run(workdir, config)  # Another process may have trained here since.
         if not has_step(workdir):
             write(workdir / "config.json", json.dumps(_plain(config), indent=2) + "\n")
     except BlockingIOError:
@@ -97,8 +98,12 @@ def _plain(config: Any) -> dict[str, Any]:
     return plain
 
 
+# The way out where nothing else is.
+ANEW = "begin another run in another folder"
+
+
 @contextlib.contextmanager
-def reading(path: pathlib.Path, way_out: str = "begin another run in another folder") -> Iterator[None]:
+def reading(path: pathlib.Path, way_out: str = ANEW) -> Iterator[None]:
     """Within it whatever is raised says that a file or folder of a run can't be read."""
     try:
         yield
@@ -122,9 +127,9 @@ def _read(path: pathlib.Path, kind: Any) -> dict[str, Any]:
     return stored
 
 
-def read_stored(path: pathlib.Path, *names: str) -> list[Any]:
+def read_stored(path: pathlib.Path, *names: str, way_out: str = ANEW) -> list[Any]:
     """The values of some names in a JSON file of a run."""
-    with reading(path):
+    with reading(path, way_out):
         stored = json.loads(path.read_text(encoding="utf-8"))
         return [stored[name] for name in names]
 
@@ -157,7 +162,8 @@ def read_config(workdir: pathlib.Path, kind: Any) -> Any:
     stored = _read(path, kind)
     if not _saved(workdir / "kept"):
         raise UsageError(f"--workdir: {workdir} holds no measured model yet; train it further")
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()})
+    with reading(path):
+        return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()})
 
 
 def restore_kept(workdir: pathlib.Path, example: Any) -> Any:
@@ -218,4 +224,5 @@ def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
         return []
     with reading(path):
         whole = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-        return [json.loads(line) for line in whole]
+        rows = [json.loads(line) for line in whole]
+        return [{**row, "step": int(row["step"]), "split": str(row["split"])} for row in rows]

@@ -254,23 +254,26 @@ def apply_pointwise(cell: PointwiseCell, params: Any, carry: Any, z: Array, r: A
     up = lambda tree: jax.tree.map(lambda a: a.astype(exact) if is_floating(a) else a, tree)
     given = up(carry)
     out: Any = cell.pointwise(up(params), given, up(z), up(r))
-    _check_pointwise(cell, given, out, rows_fit=z.shape[:-1] == r.shape[:-1])
+    _check_pointwise(cell, given, out, z.shape[:-1])
     new, y = out
     new = jax.tree.map(lambda value, old: value.astype(old.dtype), new, carry)
     return new, jax.tree.map(lambda value: value.astype(cell.compute_dtype), y)
 
 
-def _check_pointwise(cell: PointwiseCell, carry: Any, out: Any, rows_fit: bool) -> None:
+def _check_pointwise(cell: PointwiseCell, carry: Any, out: Any, batch_shape: tuple[int, ...]) -> None:
     """Raises TypeError unless `pointwise` returned a carry like the one that it was given, and an output."""
-    is_real = lambda a: isinstance(a, (Array, np.ndarray)) and jnp.isrealobj(a)
-    shapes = lambda tree: [leaf.shape for leaf in jax.tree.leaves(tree)]
     structure: Any = jax.tree.structure(carry)
-    if (
-        not all(map(is_real, jax.tree.leaves(out)))
-        or not (isinstance(out, tuple) and len(out) == 2 and structure == jax.tree.structure(out[0]))
+    fits = isinstance(out, tuple) and len(out) == 2 and structure == jax.tree.structure(out[0])
+    fits = fits and all(isinstance(leaf, (Array, np.ndarray, np.generic)) for leaf in jax.tree.leaves(out))
+    if fits:
+        pairs = list(zip(jax.tree.leaves(out[0]), jax.tree.leaves(carry), strict=True))
         # A step of rows may begin with a carry of none, which is broadcast.
-        or (rows_fit and shapes(out[0]) != shapes(carry))
-    ):
+        has_rows = all(old.shape[: len(batch_shape)] == batch_shape for _, old in pairs)
+        fits = all(new.shape == old.shape for new, old in pairs) or not has_rows
+        # What is real takes no imaginary part.
+        pairs += [(y, y.real) for y in jax.tree.leaves(out[1])]
+        fits = fits and all(jnp.isrealobj(new) or jnp.iscomplexobj(old) for new, old in pairs)
+    if not fits:
         raise TypeError(
             f"{type(cell).__name__}.pointwise: expected (carry, y) with a {type(carry).__name__} as it was given, "
             f"got {describe(out)}, where the carry was {describe(carry)} and y is of real arrays"

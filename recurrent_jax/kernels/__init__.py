@@ -1,7 +1,7 @@
 """Kernels: one way to run the recurrence a file. Here is the ordered registry, and the choice from it."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from recurrent_jax.kernels import cudnn, fused, mosaic_gpu, native, pallas_tpu, scan
@@ -66,8 +66,8 @@ def explain(implementation: Implementation, cell: Any, inputs: Inputs, options: 
     Raises:
       NotImplementedError: every allowed kernel refuses.
     """
-    chosen = choose(implementation, cell, inputs, options)
-    return Explanation(chosen, tuple(_verdicts(implementation, cell, inputs, options)))
+    verdicts = tuple(_verdicts(implementation, cell, inputs, options))
+    return Explanation(_first(implementation, verdicts), verdicts)
 
 
 def choose(implementation: Implementation, cell: Any, inputs: Inputs, options: Options) -> str:
@@ -76,8 +76,13 @@ def choose(implementation: Implementation, cell: Any, inputs: Inputs, options: O
     Raises:
       NotImplementedError: every allowed kernel refuses.
     """
+    return _first(implementation, _verdicts(implementation, cell, inputs, options))
+
+
+def _first(implementation: Implementation, verdicts: Iterable[tuple[str, str | None]]) -> str:
+    """The name of the first kernel that does not refuse."""
     reasons = []
-    for name, reason in _verdicts(implementation, cell, inputs, options):
+    for name, reason in verdicts:
         if reason is None:
             return name
         reasons.append(f"{name} refuses: {reason}")

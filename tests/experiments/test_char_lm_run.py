@@ -246,13 +246,52 @@ def test_lost_vocabulary_is_named(uninterrupted, tmp_path, capsys):
 def test_damaged_checkpoint_can_be_deleted_to_go_on(uninterrupted, tmp_path):
     workdir = damaged(uninterrupted[0], tmp_path, f"checkpoints/{STEPS}")
     _, errors = begin(workdir).communicate(timeout=300)
-    assert "delete it to go on from the one before" in errors
+    assert "if no other file of the run was changed, delete it to go on from step 50" in errors
     shutil.rmtree(workdir / "checkpoints" / str(STEPS))
     process = begin(workdir)
     out, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert "Going on from step 50" in out
     same_run(uninterrupted[0], workdir)
+
+
+@pytest.mark.parametrize(
+    ("lost", "answer"),
+    [
+        ("checkpoints", "holds what a run has measured or kept, but no checkpoint to go on from"),
+        ("kept", "expected a checkpoint in {}/kept, found none"),
+    ],
+)
+def test_run_without_its_checkpoints_loses_nothing_more(uninterrupted, lost, answer, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    shutil.copytree(uninterrupted[0], workdir)
+    shutil.rmtree(workdir / lost)
+    stays = [workdir / "metrics.jsonl", *(workdir / "kept").rglob("*")]
+    before = {path: path.read_bytes() for path in stays if path.is_file()}
+    assert main(command(workdir)) == 2
+    assert answer.format(workdir) in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_lost_baselines_are_computed_again(uninterrupted, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(uninterrupted[0], workdir)
+    (workdir / "baselines.json").unlink()
+    assert main(command(workdir)) == 0
+    assert (workdir / "baselines.json").read_bytes() == (uninterrupted[0] / "baselines.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("metrics.jsonl", "{}\n"), ("metrics.jsonl", "5\n"), ("baselines.json", '{"1-gram": "x"}'), ("config.json", None)],
+)
+def test_json_that_says_something_else_is_named(uninterrupted, name, text, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    shutil.copytree(uninterrupted[0], workdir)
+    config = json.loads((workdir / "config.json").read_text())
+    (workdir / name).write_text(json.dumps({**config, "hidden_size": "x"}) if text is None else text)
+    words = ["sample", "--workdir", str(workdir)] if name == "config.json" else command(workdir)
+    check_is_named(main, words, workdir / name, capsys)
 
 
 def test_run_that_crashed_before_its_first_step_gives_way_to_another(tmp_path, monkeypatch, capsys):
