@@ -271,8 +271,8 @@ def _check_pointwise(cell: PointwiseCell, carry: Any, out: Any, batch_shape: tup
         has_rows = all(old.shape[: len(batch_shape)] == batch_shape for _, old in pairs)
         fits = all(new.shape == old.shape for new, old in pairs) or not has_rows
         # What is real takes no imaginary part.
-        pairs += [(y, y.real) for y in jax.tree.leaves(out[1])]
         fits = fits and all(jnp.isrealobj(new) or jnp.iscomplexobj(old) for new, old in pairs)
+        fits = fits and all(map(jnp.isrealobj, jax.tree.leaves(out[1])))
     if not fits:
         raise TypeError(
             f"{type(cell).__name__}.pointwise: expected (carry, y) with a {type(carry).__name__} as it was given, "

@@ -43,6 +43,20 @@ def crashed(experiment: str, words: list[str], monkeypatch: pytest.MonkeyPatch) 
             main(words)
 
 
+def check_gives_way(experiment: str, words: list[str], folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a run crashed before its first step, another one leaves what it leaves in a new folder.
+
+    The two options at the end of `words` are those that the other run has and the first has not.
+    """
+    main = importlib.import_module(f"experiments.{experiment}.__main__").main
+    again, fresh = folder / "again", folder / "fresh"
+    crashed(experiment, [*words[:-2], "--workdir", str(again)], monkeypatch)
+    for workdir in (again, fresh):
+        assert main([*words, "--workdir", str(workdir)]) == 0
+    assert files(again) == files(fresh)
+    assert (again / "metrics.jsonl").read_text() == (fresh / "metrics.jsonl").read_text()
+
+
 def files(run: pathlib.Path) -> dict[str, bytes]:
     """The files in which a run keeps what it knows of its data."""
     names = ("vocabulary.json", "baselines.json", "corpus.json", "source.json", "target.json", "config.json")

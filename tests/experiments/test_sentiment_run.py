@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from experiments.sentiment.__main__ import main
-from tests.experiments.damaged import check_is_named, crashed, damaged, files
+from tests.experiments.damaged import check_gives_way, check_is_named, damaged
 
 OPTIONS = [
     "--preset",
@@ -188,12 +188,8 @@ def test_damaged_run_is_answered_with_what_is_damaged(
 def test_run_that_crashed_before_its_first_step_gives_way_to_another(
     table: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: Any
 ) -> None:
-    words = ["train", *OPTIONS, "--data", str(table), "--epochs", "0.5"]
-    again, fresh = tmp_path / "again", tmp_path / "fresh"
-    crashed("sentiment", [*words, "--workdir", str(again)], monkeypatch)
-    for workdir in (again, fresh):
-        assert main([*words, "--test-fraction", "0.3", "--workdir", str(workdir)]) == 0
-    assert files(again) == files(fresh)
+    words = ["train", *OPTIONS, "--data", str(table), "--epochs", "0.5", "--test-fraction", "0.3"]
+    check_gives_way("sentiment", words, tmp_path, monkeypatch)
 
 
 def test_run_of_another_experiment_is_named_in_a_line(run: pathlib.Path, capsys: Any) -> None:
